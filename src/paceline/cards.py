@@ -1,0 +1,157 @@
+"""What is known of each built-in contestant without importing torch: hyperparameters, ranges, targets, data.
+
+Hyperparameters are pydantic models: the field's default, its range, and (``Search``) the range that tuning explores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """The range of a hyperparameter that is worth searching; ``log``: uniform in its logarithm."""
+
+    low: float
+    high: float
+    log: bool = True
+
+
+class Hyperparameters(BaseModel):
+    """Base of the tables below; unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Sgd(Hyperparameters):
+    """Stochastic gradient descent, with momentum where it is above 0 (Robbins and Monro 1951; Polyak 1964)."""
+
+    lr: Annotated[float, Field(gt=0), Search(low=1e-3, high=1.0)] = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1), Search(low=0.0, high=0.98, log=False)] = 0.9
+    dampening: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    nesterov: bool = False
+
+
+class Adam(Hyperparameters):
+    """Adam: steps scaled by running moments of the gradient (Kingma and Ba 2015, algorithm 1)."""
+
+    lr: Annotated[float, Field(gt=0), Search(low=1e-4, high=3e-2)] = 1e-3
+    beta1: Annotated[float, Field(ge=0, lt=1), Search(low=0.8, high=0.99, log=False)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    amsgrad: bool = False
+
+
+class AdamW(Adam):
+    """Adam with weight decay apart from the gradient (Loshchilov and Hutter 2019, algorithm 2)."""
+
+    weight_decay: Annotated[float, Field(ge=0), Search(low=1e-4, high=1e-1)] = 0.01
+
+
+class LbfgsTorch(Hyperparameters):
+    """torch.optim.LBFGS, its closure made safe under several ranks (Liu and Nocedal 1989; Nocedal and Wright 2006)."""
+
+    lr: Annotated[float, Field(gt=0), Search(low=1e-2, high=1.0)] = 1.0
+    max_iter: Annotated[int, Field(ge=1, le=10_000), Search(low=1, high=20)] = 20
+    max_eval: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    tolerance_grad: Annotated[float, Field(ge=0)] = 1e-7
+    tolerance_change: Annotated[float, Field(ge=0)] = 1e-9
+    history_size: Annotated[int, Field(ge=1, le=10_000)] = 100
+    line_search: Literal["none", "strong_wolfe"] = "none"
+
+
+class AnyHyperparameters(BaseModel):
+    """Of an optimizer from outside: every scalar is passed on to its ``build``, which checks it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, bool | int | float | str]
+
+
+OPTIMIZERS: dict[str, type[Hyperparameters]] = {
+    "adam": Adam,
+    "adamw": AdamW,
+    "lbfgs-torch": LbfgsTorch,
+    "sgd": Sgd,
+}
+
+
+def hyperparameters_of(optimizer: str) -> type[BaseModel]:
+    """The table of a canonical optimizer name; permissive for one from outside."""
+    return OPTIMIZERS.get(optimizer, AnyHyperparameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyCard:
+    """Which numbers of ranks a strategy admits, and whether one rank and N ranks agree (``exact``)."""
+
+    summary: str
+    min_ranks: int = 1
+    max_ranks: int | None = None
+    exact: bool = True
+
+    def admits(self, num_ranks: int) -> bool:
+        """Whether ``num_ranks`` lies in the range."""
+        return self.min_ranks <= num_ranks <= (self.max_ranks or num_ranks)
+
+    @property
+    def ranks(self) -> str:
+        """The range in words: ``exactly 1``, ``1 or more``."""
+        if self.max_ranks is None:
+            return f"{self.min_ranks} or more"
+        if self.max_ranks == self.min_ranks:
+            return f"exactly {self.min_ranks}"
+        return f"{self.min_ranks} to {self.max_ranks}"
+
+
+STRATEGIES: dict[str, StrategyCard] = {
+    "ddp": StrategyCard(summary="torch's DistributedDataParallel; loss and gradient in one collective per bucket"),
+    "single": StrategyCard(summary="one process, no distributed wrapper", max_ranks=1),
+}
+
+
+def strategy_card(strategy: str) -> StrategyCard:
+    """The card of a strategy; one from outside is taken to admit any number of ranks."""
+    return STRATEGIES.get(strategy, StrategyCard(summary="from outside", exact=False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A value of a metric that a trial must reach on the validation set; ``mode`` says which side counts as reached."""
+
+    metric: str = "accuracy"
+    value: float = 0.0
+    mode: Literal["max", "min"] = "max"
+
+    def reached(self, value: float) -> bool:
+        """Whether ``value`` is at the target or beyond it; never for NaN."""
+        return value >= self.value if self.mode == "max" else value <= self.value
+
+    def to_dict(self) -> dict[str, Any]:
+        """As stored in records and trial.json."""
+        return {"metric": self.metric, "value": self.value, "mode": self.mode}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkloadCard:
+    """A built-in workload: its data set, its model in words, and the target that a recorded run reached.
+
+    ``targets`` maps the name of a data set to (target, digest of the data it was reached on).
+    """
+
+    summary: str
+    datasets: tuple[str, ...]
+    targets: dict[str, tuple[Target, str]]
+
+
+WORKLOADS: dict[str, WorkloadCard] = {
+    "lenet5-mnist": WorkloadCard(
+        summary="LeNet-5 on handwritten digits, zero-padded to 32x32",
+        datasets=("mnist", "mnist-small"),
+        targets={},
+    ),
+}

@@ -1,0 +1,49 @@
+"""The command line: one command a file; this module joins them and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App
+
+from paceline import __version__
+from paceline.errors import PacelineError
+
+_COMMANDS = {
+    "run": ("paceline.cli.run:run", "Run a study, or go on with it where it stopped."),
+    "train": ("paceline.cli.train:train", "Run a single trial."),
+    "status": ("paceline.cli.status:status", "Say how far a run has come."),
+    "report": ("paceline.cli.report:report", "Compare what a run measured; write the HTML report."),
+    "export": ("paceline.cli.export:export", "Write a run's results in another format."),
+    "list": ("paceline.cli.listing:list_names", "List workloads, optimizers or strategies."),
+    "data": ("paceline.cli.data:app", "Prepare and look at data sets."),
+    "init": ("paceline.cli.init:init", "Write a commented study file to start from."),
+    "schema": ("paceline.cli.schema:schema", "Print the JSON Schema of study files, for editors."),
+    "clean": ("paceline.cli.clean:clean", "Remove a run after asking."),
+}
+
+
+def make_app() -> App:
+    """The application with all its commands; each is imported when it is called."""
+    app = App(
+        name="paceline",
+        help="Compare optimizers and ways to distribute training, under one clock and the same data.",
+        version=__version__,
+        result_action="return_value",
+    )
+    for name, (path, summary) in _COMMANDS.items():
+        app.command(path, name=name, help=summary)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 ok, 1 failed, 2 wrong use, 130 interrupted."""
+    try:
+        result = make_app()(arguments)
+    except PacelineError as error:
+        print(f"paceline: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,255 @@
+"""What a run leaves on disk: record types, their schema version, and how they are appended, read and placed.
+
+A run folder is ``RUNS/STUDY/``: ``study.json``, ``environment.json``, ``logs/``, and a folder for each trial with
+``trial.json``, ``rank-0000.jsonl`` ... (one writer each, append only), ``checkpoint.pt`` and, when it is over,
+``exit.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from paceline.errors import DataError
+
+SCHEMA_VERSION = 1
+
+Status = Literal["completed", "diverged", "failed", "stopped"]
+FINAL: tuple[Status, ...] = ("completed", "diverged", "failed")
+
+
+class Record(BaseModel):
+    """Base of every record: ``time`` is seconds since 1970 on the writer's clock."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+    time: float = Field(default_factory=time.time)
+
+
+class Start(Record):
+    """A rank begins a trial; written by every rank."""
+
+    kind: Literal["start"] = "start"
+    schema_version: int = SCHEMA_VERSION
+    trial: str
+    rank: int
+    world_size: int
+    host: str
+    pid: int
+    device: str
+    backend: str
+    num_threads: int
+    dtype: str
+    torch_version: str
+    python_version: str
+    processor: str
+    num_cores: int
+    affinity: list[int]
+    num_parameters: int
+    num_examples: dict[str, int]
+    initial_parameters_digest: str
+    startup_s: float
+
+
+class Epoch(Record):
+    """A rank's own account of one epoch; written by every rank.
+
+    ``indices_digest`` of all ranks add up to that of the whole epoch; ``parameters_digest`` is the same on all.
+    Seconds and bytes are this rank's, since the trial began.
+    """
+
+    kind: Literal["epoch"] = "epoch"
+    rank: int
+    epoch: int
+    num_updates: int
+    num_indices: int
+    indices_digest: str
+    parameters_digest: str
+    train_time_s: float
+    data_s: float
+    compute_s: float
+    communication_s: float
+    optimizer_s: float
+    bytes_sent: int
+    num_collectives: int
+    peak_memory_bytes: int
+
+
+class Evaluation(Record):
+    """The state of a trial at one evaluation; written by rank 0, totals since the trial began.
+
+    ``train_time_s`` sums over updates the slowest rank's time; the four parts are means over ranks and sum to less
+    where ranks wait in turn. ``train`` averages over the examples of the current epoch so far.
+    """
+
+    kind: Literal["evaluation"] = "evaluation"
+    epoch: int
+    epoch_end: bool
+    num_updates: int
+    num_samples: int
+    num_gradient_evaluations: int
+    train_time_s: float
+    data_s: float
+    compute_s: float
+    communication_s: float
+    optimizer_s: float
+    update_time_s: dict[str, float]
+    evaluation_time_s: float
+    checkpoint_time_s: float
+    bytes_sent: int
+    num_collectives: int
+    train: dict[str, float]
+    validation: dict[str, float]
+
+
+class Resumed(Record):
+    """What this file says of updates after ``num_updates`` no longer holds: the trial went on from there."""
+
+    kind: Literal["resumed"] = "resumed"
+    rank: int
+    num_updates: int
+
+
+class End(Record):
+    """A rank ends a trial; ``test`` is scored by rank 0, once, at the end."""
+
+    kind: Literal["end"] = "end"
+    rank: int
+    status: Status
+    reason: str
+    num_updates: int
+    num_gradient_evaluations: int
+    train_time_s: float
+    wall_time_s: float
+    bytes_sent: int
+    num_collectives: int
+    peak_memory_bytes: int
+    parameters_digest: str
+    test: dict[str, float]
+
+
+AnyRecord = Start | Epoch | Evaluation | Resumed | End
+_ADAPTER: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discriminator="kind")])
+
+
+class Exit(BaseModel):
+    """How a trial or a job ended; ``exit.json``. ``cause`` says who failed first and why, empty if nobody did."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    status: Status
+    cause: str = ""
+    time: float = Field(default_factory=time.time)
+
+
+class RecordFile:
+    """Appends records to one file, a line each; one writer a file."""
+
+    def __init__(self, path: Path) -> None:
+        cut_torn_line(path)
+        self._file = path.open("ab", buffering=0)
+
+    def append(self, record: Record) -> None:
+        """Write one record; it survives the death of this process."""
+        self._file.write(record.model_dump_json().encode() + b"\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def cut_torn_line(path: Path) -> None:
+    """Drop what follows the last newline: the writer died in the middle of a line."""
+    if path.exists() and (size := path.stat().st_size):
+        with path.open("rb+") as file:
+            file.seek(max(0, size - 1_000_000))
+            tail = file.read()
+            if not tail.endswith(b"\n"):
+                file.truncate(size - (len(tail) - 1 - tail.rfind(b"\n")))
+
+
+def read_records(path: Path) -> list[AnyRecord]:
+    """Every record of one rank that still holds, in order; a torn last line is left out.
+
+    Raises: DataError naming file and line if a line is no record, or comes from a newer paceline.
+    """
+    whole, _, _torn = path.read_bytes().rpartition(b"\n")
+    found: list[AnyRecord] = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            record = _ADAPTER.validate_json(line)
+        except ValidationError as error:
+            _refuse_newer(path, number, line)
+            raise DataError(f"{path}, line {number} is no record of paceline: {error.errors()[0]['msg']}") from error
+        if isinstance(record, Resumed):
+            found = [past for past in found if isinstance(past, Start) or _updates(past) <= record.num_updates]
+        found.append(record)
+    return found
+
+
+def _updates(record: AnyRecord) -> float:
+    """At which update a record was written; an end is always superseded."""
+    return record.num_updates if isinstance(record, Epoch | Evaluation) else float("inf")
+
+
+def _refuse_newer(path: Path, number: int, line: bytes) -> None:
+    match = re.search(rb'"schema_version":\s*(\d+)', line)
+    if match and int(match[1]) > SCHEMA_VERSION:
+        raise DataError(
+            f"{path}, line {number} has schema version {int(match[1])}, this paceline reads up to {SCHEMA_VERSION}: "
+            "upgrade paceline"
+        )
+
+
+def rank_file(trial_dir: Path, rank: int) -> Path:
+    """Where a rank writes its records."""
+    return trial_dir / f"rank-{rank:04d}.jsonl"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write aside, flush to disk, rename: a reader sees the old file or the new one, never a part."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
+    """Write a JSON file atomically."""
+    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401
+    """Read a JSON file.
+
+    Raises: DataError if it is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def trial_dirs(run_dir: Path) -> Iterator[Path]:
+    """The folders of the trials of a run, in the order of their names."""
+    return (path.parent for path in sorted(run_dir.glob("*/trial.json")))
+
+
+def exit_of(folder: Path) -> Exit | None:
+    """How the trial in ``folder`` ended; None while it has not."""
+    path = folder / "exit.json"
+    return Exit.model_validate(read_json(path)) if path.exists() else None

@@ -1,0 +1,365 @@
+"""Study files: TOML -> Study -> Trials.
+
+A study is validated whole before anything runs: every mistake is reported at once, each with its path. Nothing here
+imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from paceline import registry
+from paceline.cards import OPTIMIZERS, hyperparameters_of, strategy_card
+from paceline.errors import UsageError, nearest
+
+SCHEMA_VERSION = 1
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+Name = Annotated[str, Field(pattern=NAME)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Frozen(BaseModel):
+    """Base of every setting: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _known(kind: registry.Kind, name: str) -> str:
+    try:
+        return registry.canonical(kind, name)
+    except UsageError as error:
+        raise PydanticCustomError("unknown_name", "{message}", {"message": str(error)}) from error
+
+
+class Scale(Frozen):
+    """A number of hosts times a number of ranks on each, written ``"2x4"``, or ``4`` for four ranks on one host."""
+
+    num_hosts: PositiveInt = 1
+    ranks_per_host: PositiveInt
+
+    @property
+    def num_ranks(self) -> int:
+        """World size."""
+        return self.num_hosts * self.ranks_per_host
+
+    def __str__(self) -> str:
+        return f"{self.num_hosts}x{self.ranks_per_host}"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, bool):
+            raise PydanticCustomError("scale", "a scale is a number of ranks, or 'HOSTSxRANKS' such as '2x4'")
+        if isinstance(value, int):
+            return {"num_hosts": 1, "ranks_per_host": value}
+        if isinstance(value, str):
+            match = re.fullmatch(r"(?:(\d+)x)?(\d+)", value)
+            if not match:
+                raise PydanticCustomError("scale", "a scale is a number of ranks, or 'HOSTSxRANKS' such as '2x4'")
+            return {"num_hosts": int(match[1] or 1), "ranks_per_host": int(match[2])}
+        return value
+
+
+class Options(Frozen):
+    """What changes how any trial computes, whatever its optimizer."""
+
+    clip_grad_norm: PositiveFloat | Literal["off"] = Field(
+        "off", description="scale the reduced gradient so that its 2-norm is at most this"
+    )
+    accumulation_steps: PositiveInt = Field(1, description="micro-batches in which a rank computes its part")
+    autocast: Literal["off", "bf16"] = Field("off", description="forward pass in bfloat16, parameters in float32")
+    compile: bool = Field(False, description="compile the model by torch.compile before the first update")
+
+
+def _name_is_optional(schema: dict[str, Any]) -> None:
+    schema["required"] = [key for key in schema.get("required", []) if key != "name"]
+
+
+def _with_hyperparameters(schema: dict[str, Any]) -> None:
+    """In the file, hyperparameters stand beside ``name``: show editors those of every built-in optimizer."""
+    _name_is_optional(schema)
+    del schema["properties"]["hyperparameters"]
+    for table in OPTIMIZERS.values():
+        for key, field in table.model_json_schema()["properties"].items():
+            schema["properties"].setdefault(key, {k: v for k, v in field.items() if k != "default"})
+    schema["additionalProperties"] = True
+
+
+class WorkloadEntry(Frozen):
+    """One ``[workloads.LABEL]`` table."""
+
+    model_config = ConfigDict(json_schema_extra=_name_is_optional)
+
+    name: str = Field(description="a registered workload or 'module:attribute'; the table's own name if left out")
+    dataset: str = Field("auto", description="which data set, where the workload can use several")
+    augmentation: Literal["none", "crop", "crop-flip"] = "none"
+    target: float | Literal["auto"] = Field("auto", description="value of the workload's metric to reach")
+    options: dict[str, bool | int | float | str] = Field(
+        default_factory=dict, description="passed on to a workload of your own"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        return _known("workloads", name)
+
+
+class OptimizerEntry(Frozen):
+    """One ``[optimizers.LABEL]`` table: ``name``, ``options``, and the hyperparameters beside them."""
+
+    model_config = ConfigDict(json_schema_extra=_with_hyperparameters)
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict, description="overrides the study's options")
+    hyperparameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, value: Any) -> Any:  # noqa: ANN401
+        if not isinstance(value, Mapping) or "hyperparameters" in value:
+            return value
+        own = {key: value[key] for key in ("name", "options") if key in value}
+        return own | {"hyperparameters": {key: item for key, item in value.items() if key not in own}}
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        return _known("optimizers", name)
+
+    @field_validator("options")
+    @classmethod
+    def _options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        Options.model_validate(options)
+        return options
+
+    @field_validator("hyperparameters", mode="before")
+    @classmethod
+    def _hyperparameters(cls, given: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+        name = info.data.get("name")
+        return given if name is None else hyperparameters_of(name).model_validate(given).model_dump()
+
+
+class GlobalBatch(Frozen):
+    """Strong scaling: the same examples in each update at every scale, only time may differ."""
+
+    rule: Literal["global"]
+    global_batch_size: PositiveInt = Field(description="examples per update, summed over ranks")
+
+    def at(self, num_ranks: int) -> int:
+        """The global batch size at a number of ranks."""
+        del num_ranks
+        return self.global_batch_size
+
+    def lr_factor(self, num_ranks: int) -> float:
+        """By how much the learning rate grows: not at all."""
+        del num_ranks
+        return 1.0
+
+
+class PerRankBatch(Frozen):
+    """Weak scaling: the global batch grows with the ranks, the learning rate by a stated rule."""
+
+    rule: Literal["per_rank"]
+    rank_batch_size: PositiveInt = Field(description="examples per update on each rank")
+    lr_rule: Literal["none", "linear", "sqrt"] = Field(description="how lr grows with the number of ranks")
+
+    def at(self, num_ranks: int) -> int:
+        """The global batch size at a number of ranks."""
+        return self.rank_batch_size * num_ranks
+
+    def lr_factor(self, num_ranks: int) -> float:
+        """By how much the learning rate grows from one rank to ``num_ranks``."""
+        return {"none": 1.0, "linear": float(num_ranks), "sqrt": math.sqrt(num_ranks)}[self.lr_rule]
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise PydanticCustomError("repeated", "a value is given twice")
+    return values
+
+
+class Study(Frozen):
+    """What is compared, on what, and by which rules."""
+
+    name: Name = Field(description="names the run folder, ./runs/NAME")
+    question: str = Field("", description="what the study is to answer; stands at the head of the report")
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
+    max_epochs: PositiveInt
+    max_train_time_s: PositiveFloat | Literal["unlimited"] = "unlimited"
+    evaluate_every: PositiveInt | Literal["epoch"] = Field("epoch", description="training samples between evaluations")
+    stop_at_target: bool = False
+    scales: Annotated[tuple[Scale, ...], Field(min_length=1), AfterValidator(_distinct)] = (Scale(ranks_per_host=1),)
+    strategies: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)] = ("auto",)
+    threads_per_rank: PositiveInt | Literal["auto"] = Field(
+        "auto", description="the same at every scale; 'auto': the cores of this host shared by the largest scale"
+    )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    batch: Annotated[GlobalBatch | PerRankBatch, Field(discriminator="rule")]
+    workloads: Annotated[dict[Name, WorkloadEntry], Field(min_length=1)]
+    optimizers: Annotated[dict[Name, OptimizerEntry], Field(min_length=1)]
+    options: Options = Options()
+    baseline: str | Literal["auto"] = Field("auto", description="a cell, such as 'adam@1'; 'auto': the first one")
+    comparisons: tuple[tuple[str, str], ...] | Literal["baseline"] = Field(
+        "baseline", description="pairs of cells such as ['adam@2', 'adam@1']; 'baseline': every cell against it"
+    )
+
+    @field_validator("workloads", "optimizers", mode="before")
+    @classmethod
+    def _default_name(cls, tables: Any) -> Any:  # noqa: ANN401
+        if not isinstance(tables, Mapping):
+            return tables
+        return {
+            label: {"name": label, **table} if isinstance(table, Mapping) else table for label, table in tables.items()
+        }
+
+    @field_validator("strategies")
+    @classmethod
+    def _known_strategies(cls, strategies: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name if name == "auto" else _known("strategies", name) for name in strategies)
+
+    @field_validator("batch")
+    @classmethod
+    def _batch_fills_ranks(cls, batch: GlobalBatch | PerRankBatch, info: ValidationInfo) -> GlobalBatch | PerRankBatch:
+        largest = max((scale.num_ranks for scale in info.data.get("scales", ())), default=1)
+        if batch.at(largest) < largest:
+            raise PydanticCustomError(
+                "batch_below_ranks",
+                "global_batch_size {batch} is smaller than the {ranks} ranks of the largest scale; "
+                "raise it to at least {ranks}, or drop that scale",
+                {"batch": batch.at(largest), "ranks": largest},
+            )
+        return batch
+
+    @model_validator(mode="after")
+    def _strategies_fit_scales(self) -> Study:
+        for scale in self.scales:
+            if not self.strategies_at(scale):
+                raise PydanticCustomError(
+                    "strategy_scale",
+                    "no strategy of {strategies} admits the scale {scale} ({ranks} ranks): {admitted}",
+                    {
+                        "strategies": list(self.strategies),
+                        "scale": str(scale),
+                        "ranks": scale.num_ranks,
+                        "admitted": "; ".join(f"{name} takes {strategy_card(name).ranks}" for name in self.strategies),
+                    },
+                )
+        return self
+
+    def strategies_at(self, scale: Scale) -> list[str]:
+        """The study's strategies that admit ``scale``; ``auto`` is ``single`` at one rank and ``ddp`` above."""
+        named = [("single" if scale.num_ranks == 1 else "ddp") if name == "auto" else name for name in self.strategies]
+        return [name for name in dict.fromkeys(named) if strategy_card(name).admits(scale.num_ranks)]
+
+    def options_of(self, label: str) -> Options:
+        """The study's options with the overrides of one optimizer."""
+        return Options.model_validate(self.options.model_dump() | self.optimizers[label].options)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """Read and validate a study file.
+
+    Args:
+        path: a TOML file.
+        overrides: settings such as ``max_epochs=1`` or ``optimizers.adam.lr=0.01``; values are TOML, or bare words.
+    Raises: UsageError that lists every mistake with its path.
+    """
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"study file {path} cannot be read: {error.strerror}; `paceline init` writes one") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"study file {path} is not TOML: {error}") from error
+    for override in overrides:
+        apply_override(settings, override)
+    return validate(settings, source=str(path))
+
+
+def validate(settings: Mapping[str, Any], *, source: str) -> Study:
+    """Make a Study of plain settings; ``source`` names them in errors."""
+    try:
+        return Study.model_validate(settings)
+    except ValidationError as error:
+        raise UsageError(f"{source}: {explain(error, settings)}") from error
+
+
+def explain(error: ValidationError, settings: Mapping[str, Any]) -> str:
+    """Every mistake of a ValidationError, a line each, with its path and the nearest allowed key."""
+    lines = [f"  {_path(item['loc'])}: {_message(item, settings)}" for item in error.errors()]
+    return f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}\n" + "\n".join(lines)
+
+
+_UNION_TAGS = {"global", "per_rank", "hyperparameters"}
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    shown = [str(part) for part in loc if part not in _UNION_TAGS and not str(part).startswith(("literal[", "constr"))]
+    return ".".join(shown) or "study"
+
+
+def _message(item: Any, settings: Mapping[str, Any]) -> str:  # noqa: ANN401
+    if item["type"] == "extra_forbidden":
+        return f"unknown key; {nearest(str(item['loc'][-1]), _keys_beside(item['loc'], settings))}"
+    quiet = item["type"] in ("unknown_name", "missing", "batch_below_ranks") or isinstance(item["input"], Mapping)
+    return str(item["msg"]) if quiet else f"{item['msg']} (given: {item['input']!r})"
+
+
+def _keys_beside(loc: tuple[int | str, ...], settings: Mapping[str, Any]) -> list[str]:
+    """The keys that are allowed where ``loc`` points."""
+    if "hyperparameters" in loc:
+        label = str(loc[1])
+        optimizer = registry.canonical("optimizers", settings["optimizers"][label].get("name", label))
+        return ["name", "options", *hyperparameters_of(optimizer).model_fields]
+    if "options" in loc:
+        return list(Options.model_fields)
+    if loc[0] == "batch":
+        return list((GlobalBatch if "global" in loc else PerRankBatch).model_fields)
+    return list((WorkloadEntry if len(loc) > 1 else Study).model_fields)
+
+
+def apply_override(settings: dict[str, Any], override: str) -> None:
+    """Set one ``a.b=c`` in plain settings, in place.
+
+    Raises: UsageError if it is no assignment, or leads through something that is no table.
+    """
+    path, separator, text = override.partition("=")
+    keys = [key.strip() for key in path.split(".")]
+    if not separator or not all(keys):
+        raise UsageError(f"--set {override}: give KEY=VALUE, such as optimizers.adam.lr=0.01")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table = settings
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"--set {override}: '{key}' is a value, not a table")
+    table[keys[-1]] = value
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a study file, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "paceline study"} | (
+        Study.model_json_schema(mode="validation")
+    )

@@ -1,0 +1,188 @@
+"""Trials: one training run each, fully resolved, with an id that is the hash of what defines its mathematics."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from paceline.cards import Target
+from paceline.errors import UsageError, nearest
+from paceline.study import Frozen, Options, Scale, Study, WorkloadEntry
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkloadFacts:
+    """What must be known of a workload before its trials can be named: its data, its target, its size."""
+
+    dataset: str
+    data_digest: str
+    target: Target
+    num_train_examples: int
+
+
+class Trial(Frozen):
+    """One training run: workload, optimizer, strategy, scale, seed, and the rules of its study.
+
+    ``target`` says what counts as reached; it is no part of the id unless training stops there.
+    """
+
+    study: str
+    label: str
+    workload: str
+    workload_name: str
+    dataset: str
+    data_digest: str
+    augmentation: Literal["none", "crop", "crop-flip"]
+    workload_options: dict[str, bool | int | float | str]
+    optimizer: str
+    hyperparameters: dict[str, bool | int | float | str]
+    strategy: str
+    num_hosts: int
+    ranks_per_host: int
+    seed: int
+    batch_rule: Literal["global", "per_rank"]
+    lr_rule: Literal["none", "linear", "sqrt"]
+    global_batch_size: int
+    options: Options
+    max_epochs: int
+    max_train_time_s: float | Literal["unlimited"]
+    evaluate_every: int | Literal["epoch"]
+    stop_at_target: bool
+    threads_per_rank: int
+    device: Literal["auto", "cpu", "cuda"]
+    target_metric: str
+    target_value: float
+    target_mode: Literal["max", "min"]
+
+    @property
+    def num_ranks(self) -> int:
+        """World size."""
+        return self.num_hosts * self.ranks_per_host
+
+    @property
+    def scale(self) -> Scale:
+        """Hosts and ranks per host."""
+        return Scale(num_hosts=self.num_hosts, ranks_per_host=self.ranks_per_host)
+
+    @property
+    def target(self) -> Target:
+        """What counts as reached."""
+        return Target(metric=self.target_metric, value=self.target_value, mode=self.target_mode)
+
+    @property
+    def cell(self) -> str:
+        """The trial without its seed: ``workload/label+strategy@HOSTSxRANKS``."""
+        return f"{self.workload}/{self.label}+{self.strategy}@{self.scale}"
+
+    @property
+    def id(self) -> str:
+        """A readable name and ten hex digits of the hash of the scientific fields and the data digest."""
+        ignored = {"study", *(() if self.stop_at_target else ("target_metric", "target_value", "target_mode"))}
+        canonical = json.dumps(self.model_dump(mode="json", exclude=ignored), sort_keys=True)
+        digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
+        readable = f"{self.workload}_{self.label}_{self.strategy}_{self.scale}_seed{self.seed}"
+        return f"{re.sub(r'[^A-Za-z0-9._-]', '-', readable)}_{digest}"
+
+
+def expand(study: Study, facts: Mapping[str, WorkloadFacts], *, threads_per_rank: int) -> list[Trial]:
+    """Every trial of a study, interleaved by seed over all cells so that drift of the machine favours none.
+
+    Args:
+        facts: by workload label.
+        threads_per_rank: what ``auto`` stands for on the hosts at hand.
+    Raises: UsageError if two trials would be the same, or a comparison names no cell.
+    """
+    trials = [
+        _trial(study, label, entry, facts[label], optimizer, strategy, scale, seed, threads_per_rank)
+        for seed in study.seeds
+        for label, entry in study.workloads.items()
+        for optimizer in study.optimizers
+        for scale in study.scales
+        for strategy in study.strategies_at(scale)
+    ]
+    comparisons(study, trials)
+    return trials
+
+
+def _trial(
+    study: Study,
+    label: str,
+    entry: WorkloadEntry,
+    facts: WorkloadFacts,
+    optimizer_label: str,
+    strategy: str,
+    scale: Scale,
+    seed: int,
+    threads_per_rank: int,
+) -> Trial:
+    optimizer = study.optimizers[optimizer_label]
+    hyperparameters = dict(optimizer.hyperparameters)
+    factor = study.batch.lr_factor(scale.num_ranks)
+    if "lr" in hyperparameters and factor != 1.0:
+        hyperparameters["lr"] = float(hyperparameters["lr"]) * factor
+    return Trial(
+        study=study.name,
+        label=optimizer_label,
+        workload=label,
+        workload_name=entry.name,
+        dataset=facts.dataset,
+        data_digest=facts.data_digest,
+        augmentation=entry.augmentation,
+        workload_options=entry.options,
+        optimizer=optimizer.name,
+        hyperparameters=hyperparameters,
+        strategy=strategy,
+        num_hosts=scale.num_hosts,
+        ranks_per_host=scale.ranks_per_host,
+        seed=seed,
+        batch_rule=study.batch.rule,
+        lr_rule=getattr(study.batch, "lr_rule", "none"),
+        global_batch_size=study.batch.at(scale.num_ranks),
+        options=study.options_of(optimizer_label),
+        max_epochs=study.max_epochs,
+        max_train_time_s=study.max_train_time_s,
+        evaluate_every=study.evaluate_every,
+        stop_at_target=study.stop_at_target,
+        threads_per_rank=threads_per_rank if study.threads_per_rank == "auto" else study.threads_per_rank,
+        device=study.device,
+        target_metric=facts.target.metric,
+        target_value=facts.target.value if entry.target == "auto" else entry.target,
+        target_mode=facts.target.mode,
+    )
+
+
+def comparisons(study: Study, trials: list[Trial]) -> list[tuple[str, str]]:
+    """The declared comparisons as pairs of cells, within each workload; by default every cell against the baseline.
+
+    Raises: UsageError if a name fits no cell, or more than one.
+    """
+    pairs: list[tuple[str, str]] = []
+    for workload in study.workloads:
+        cells = list(dict.fromkeys(trial.cell for trial in trials if trial.workload == workload))
+        baseline = cells[0] if study.baseline == "auto" else _select(study.baseline, cells)
+        if study.comparisons == "baseline":
+            pairs += [(cell, baseline) for cell in cells if cell != baseline]
+        else:
+            pairs += [(_select(one, cells), _select(other, cells)) for one, other in study.comparisons]
+    return pairs
+
+
+def _select(name: str, cells: list[str]) -> str:
+    """The one cell that ``LABEL[+STRATEGY]@SCALE`` names."""
+    short = {cell: cell.partition("/")[2] for cell in cells}
+    label, _, scale = name.partition("@")
+    wanted = f"{label}@{scale if 'x' in scale else f'1x{scale}'}"
+    found = [cell for cell, full in short.items() if wanted in (full, re.sub(r"\+[^@]*", "", full))]
+    if len(found) == 1:
+        return found[0]
+    why = "names several cells, add +STRATEGY" if found else "names no cell of this study"
+    raise UsageError(f"comparison with '{name}': it {why}; {nearest(name, short.values())}")
+
+
+def as_json(trial: Trial) -> dict[str, Any]:
+    """What trial.json holds."""
+    return {"id": trial.id, "cell": trial.cell} | trial.model_dump(mode="json")
