@@ -138,20 +138,51 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkloadCard:
-    """A built-in workload: its data set, its model in words, and the target that a recorded run reached.
+    """A built-in workload: its model and data in words, the data sets it takes (the first one found is used).
 
-    ``targets`` maps the name of a data set to (target, digest of the data it was reached on).
+    ``targets`` gives for each data set the value that a recorded run reached, and the first digits of the digest of the
+    data it was reached on.
     """
 
     summary: str
     datasets: tuple[str, ...]
-    targets: dict[str, tuple[Target, str]]
+    targets: dict[str, tuple[float, str]]
+    metric: str = "accuracy"
+
+    def target_on(self, dataset: str) -> Target:
+        """The target on one of ``datasets``."""
+        return Target(metric=self.metric, value=self.targets[dataset][0])
 
 
 WORKLOADS: dict[str, WorkloadCard] = {
+    "lenet5-fashion-mnist": WorkloadCard(
+        summary="LeNet-5 on Fashion-MNIST",
+        datasets=("fashion-mnist", "fashion-mnist-small"),
+        targets={"fashion-mnist": (0.88, ""), "fashion-mnist-small": (0.80, "")},
+    ),
+    "lenet5-imagenet32": WorkloadCard(
+        summary="LeNet-5 on ImageNet at 32x32 pixels",
+        datasets=("imagenet32",),
+        targets={"imagenet32": (0.40, "")},
+    ),
+    "lenet5-imagenet64": WorkloadCard(
+        summary="LeNet-5 on ImageNet at 64x64 pixels",
+        datasets=("imagenet64",),
+        targets={"imagenet64": (0.30, "")},
+    ),
     "lenet5-mnist": WorkloadCard(
-        summary="LeNet-5 on handwritten digits, zero-padded to 32x32",
+        summary="LeNet-5 on handwritten digits",
         datasets=("mnist", "mnist-small"),
-        targets={},
+        targets={"mnist": (0.985, ""), "mnist-small": (0.95, "")},
+    ),
+    "logreg-mnist": WorkloadCard(
+        summary="logistic regression on handwritten digits (convex)",
+        datasets=("mnist", "mnist-small"),
+        targets={"mnist": (0.91, ""), "mnist-small": (0.88, "")},
+    ),
+    "resnet20-imagenet32": WorkloadCard(
+        summary="ResNet-20 with GroupNorm on ImageNet at 32x32 pixels",
+        datasets=("imagenet32",),
+        targets={"imagenet32": (0.55, "")},
     ),
 }

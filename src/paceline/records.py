@@ -125,6 +125,7 @@ class End(Record):
     status: Status
     reason: str
     num_updates: int
+    num_samples: int
     num_gradient_evaluations: int
     train_time_s: float
     wall_time_s: float
@@ -156,6 +157,7 @@ class RecordFile:
     def __init__(self, path: Path) -> None:
         cut_torn_line(path)
         self._file = path.open("ab", buffering=0)
+        self.has_records = path.stat().st_size > 0
 
     def append(self, record: Record) -> None:
         """Write one record; it survives the death of this process."""
@@ -253,3 +255,21 @@ def exit_of(folder: Path) -> Exit | None:
     """How the trial in ``folder`` ended; None while it has not."""
     path = folder / "exit.json"
     return Exit.model_validate(read_json(path)) if path.exists() else None
+
+
+class RecordFollower:
+    """Reads a growing file of records, from its end at the time this is made."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+
+    def new_records(self) -> list[AnyRecord]:
+        """The whole records written since the last call."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            whole, newline, _torn = file.read().rpartition(b"\n")
+        self._offset += len(whole) + len(newline)
+        return [_ADAPTER.validate_json(line) for line in whole.splitlines()]

@@ -16,12 +16,11 @@ from paceline.study import Frozen, Options, Scale, Study, WorkloadEntry
 
 @dataclass(frozen=True, kw_only=True)
 class WorkloadFacts:
-    """What must be known of a workload before its trials can be named: its data, its target, its size."""
+    """What must be known of a workload before its trials can be named: its data and its target."""
 
     dataset: str
     data_digest: str
     target: Target
-    num_train_examples: int
 
 
 class Trial(Frozen):
@@ -67,6 +66,16 @@ class Trial(Frozen):
     def scale(self) -> Scale:
         """Hosts and ranks per host."""
         return Scale(num_hosts=self.num_hosts, ranks_per_host=self.ranks_per_host)
+
+    @property
+    def workload_entry(self) -> WorkloadEntry:
+        """The workload as a study would ask for it."""
+        return WorkloadEntry(
+            name=self.workload_name,
+            dataset=self.dataset,
+            augmentation=self.augmentation,
+            options=self.workload_options,
+        )
 
     @property
     def target(self) -> Target:

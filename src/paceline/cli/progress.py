@@ -1,0 +1,119 @@
+"""How a run shows its progress on standard error: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paceline.cli.output import console, say
+from paceline.records import AnyRecord, Evaluation, Exit
+from paceline.trial import Trial
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+def make_watcher() -> PlainWatcher | BarWatcher:
+    """What suits standard error."""
+    return BarWatcher() if sys.stderr.isatty() else PlainWatcher()
+
+
+def describe(trial: Trial) -> str:
+    """A trial in a few words."""
+    return f"{trial.workload} {trial.label} {trial.strategy} {trial.scale} seed {trial.seed}"
+
+
+def describe_state(trial: Trial, record: Evaluation) -> str:
+    """An evaluation in a few words."""
+    metric = trial.target_metric
+    return (
+        f"epoch {record.epoch}/{trial.max_epochs}, training loss {record.train['loss']:.4f}, "
+        f"validation {metric} {record.validation[metric]:.4f}, {record.train_time_s:.2f} s of training"
+    )
+
+
+def introduction(run_dir: Path, trials: list[Trial], num_done: int) -> str:
+    """The first line of a run."""
+    data = ", ".join(sorted({f"{trial.workload} on {trial.dataset}" for trial in trials}))
+    done = f", {num_done} of them done already" if num_done else ""
+    return f"{len(trials)} trials{done}; {data}; records in {run_dir}"
+
+
+class PlainWatcher:
+    """One line for each evaluation and each end."""
+
+    def __init__(self) -> None:
+        self._ended, self._total = 0, 0
+
+    def planned(self, run_dir: Path, trials: list[Trial], num_done: int, remarks: list[str]) -> None:
+        """See plan.run.Watcher."""
+        self._ended, self._total = num_done, len(trials)
+        say(introduction(run_dir, trials, num_done))
+        for remark in remarks:
+            say(f"note: {remark}")
+
+    def recorded(self, trial: Trial, record: AnyRecord) -> None:
+        """See plan.run.Watcher."""
+        if isinstance(record, Evaluation):
+            say(f"[{self._ended + 1}/{self._total}] {describe(trial)}: {describe_state(trial, record)}")
+
+    def ended(self, trial: Trial, how: Exit) -> None:
+        """See plan.run.Watcher."""
+        self._ended += 1
+        say(f"[{self._ended}/{self._total}] {describe(trial)}: {how.status}{f', {how.cause}' if how.cause else ''}")
+
+    def close(self) -> None:
+        """Nothing to leave behind."""
+
+
+class BarWatcher:
+    """A bar for the study with the time left, one for the running trial; failures stay above them."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._study: TaskID | None = None
+        self._trial: TaskID | None = None
+
+    def planned(self, run_dir: Path, trials: list[Trial], num_done: int, remarks: list[str]) -> None:
+        """See plan.run.Watcher."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        screen = console(stderr=True)
+        screen.print(introduction(run_dir, trials, num_done), markup=False)
+        for remark in remarks:
+            screen.print(f"note: {remark}", markup=False)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=screen,
+            speed_estimate_period=3600,
+        )
+        self._study = self._progress.add_task("trials", total=len(trials), completed=num_done)
+        self._trial = self._progress.add_task("starting the ranks", total=None)
+        self._progress.start()
+
+    def recorded(self, trial: Trial, record: AnyRecord) -> None:
+        """See plan.run.Watcher."""
+        assert self._progress is not None
+        assert self._trial is not None
+        if isinstance(record, Evaluation):
+            text = f"{describe(trial)}: {trial.target_metric} {record.validation[trial.target_metric]:.4f}"
+            self._progress.update(self._trial, description=text, completed=record.epoch, total=trial.max_epochs)
+        else:
+            self._progress.update(self._trial, description=describe(trial), total=trial.max_epochs)
+
+    def ended(self, trial: Trial, how: Exit) -> None:
+        """See plan.run.Watcher."""
+        assert self._progress is not None
+        assert self._study is not None
+        self._progress.advance(self._study)
+        if how.status != "completed":
+            self._progress.console.print(f"{describe(trial)}: {how.status}, {how.cause}", markup=False)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._progress is not None:
+            self._progress.stop()

@@ -1,0 +1,29 @@
+"""``paceline train``."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from paceline.arguments import TrainArguments
+
+
+def train(*, ranks: Annotated[int, Parameter(help="number of ranks, in total")] = 1, arguments: TrainArguments) -> int:
+    """Run a single trial, always anew, in a run folder of its own."""
+    from paceline.arguments import free_name
+    from paceline.cli.output import print_json, print_text
+    from paceline.cli.progress import make_watcher
+    from paceline.plan.run import run_study
+    from paceline.summary import summarize
+
+    study = free_name(arguments.study(num_ranks=ranks), arguments.runs)
+    with closing(make_watcher()) as watcher:
+        result = run_study(study, runs_dir=arguments.runs, data_dir=arguments.data_dir, watcher=watcher)
+    summary = summarize(result.run_dir / result.trials[0].id)
+    if arguments.json:
+        print_json(summary)
+    else:
+        print_text("\n".join(f"{key:26} {value}" for key, value in summary.items()))
+    return 1 if result.count("failed") else 0

@@ -1,0 +1,34 @@
+"""What every launcher offers: start a job's ranks somewhere, say whether they still run, end them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from paceline.job import Job
+from paceline.study import Scale
+
+
+class Launcher(Protocol):
+    """Starts the agents of one job at a time."""
+
+    def check(self, scales: tuple[Scale, ...]) -> list[str]:
+        """Remarks on what would spoil a measurement here.
+
+        Raises: UsageError if a scale cannot be run here at all.
+        """
+
+    def start(self, job: Job) -> None:
+        """Start the job's agents."""
+
+    def poll(self) -> int | None:
+        """The job's exit code, None while it runs."""
+
+    def stop(self) -> None:
+        """End the job and all its ranks."""
+
+
+def cores_of_this_host() -> int:
+    """Cores that this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

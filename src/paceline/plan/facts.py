@@ -1,0 +1,64 @@
+"""What must be known of a study's workloads before its trials can be named."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from paceline.cards import WORKLOADS, Target
+from paceline.data.catalog import dataset_digest, find_first
+from paceline.errors import UsageError
+from paceline.records import read_json
+from paceline.study import Study, WorkloadEntry
+from paceline.trial import WorkloadFacts
+
+
+def workload_facts(study: Study, data_dir: Path | None) -> dict[str, WorkloadFacts]:
+    """Facts of every workload of a study, by label.
+
+    Raises: DataError if its data is missing; UsageError if a workload from outside cannot be built.
+    """
+    built_in = {label: entry for label, entry in study.workloads.items() if entry.name in WORKLOADS}
+    outside = {label: entry for label, entry in study.workloads.items() if entry.name not in WORKLOADS}
+    facts = {label: _of_built_in(entry, data_dir) for label, entry in built_in.items()}
+    return facts | (_of_outside(outside, data_dir) if outside else {})
+
+
+def _of_built_in(entry: WorkloadEntry, data_dir: Path | None) -> WorkloadFacts:
+    card = WORKLOADS[entry.name]
+    if entry.dataset not in ("auto", *card.datasets):
+        raise UsageError(
+            f"workload {entry.name} cannot use the data set '{entry.dataset}'; "
+            f"allowed: auto, {', '.join(card.datasets)}"
+        )
+    if entry.options:
+        raise UsageError(f"workload {entry.name} takes no options (given: {', '.join(entry.options)}); remove them")
+    dataset = find_first(card.datasets, data_dir) if entry.dataset == "auto" else entry.dataset
+    return WorkloadFacts(dataset=dataset, data_digest=dataset_digest(dataset, data_dir), target=card.target_on(dataset))
+
+
+def _of_outside(entries: dict[str, WorkloadEntry], data_dir: Path | None) -> dict[str, WorkloadFacts]:
+    """Ask a process of the rank side, since building a workload imports torch."""
+    asked = {
+        "data_dir": None if data_dir is None else str(data_dir),
+        "workloads": {label: entry.model_dump() for label, entry in entries.items()},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "workloads.json"
+        path.write_text(json.dumps(asked))
+        done = subprocess.run(
+            [sys.executable, "-m", "paceline.train.describe", str(path)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise UsageError(f"workloads {', '.join(entries)} cannot be built:\n{done.stderr.strip()[-2000:]}")
+        answers: dict[str, dict[str, Any]] = read_json(path)
+    return {
+        label: WorkloadFacts(
+            dataset=answer["dataset"], data_digest=answer["data_digest"], target=Target(**answer["target"])
+        )
+        for label, answer in answers.items()
+    }

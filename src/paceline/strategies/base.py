@@ -1,0 +1,55 @@
+"""What a strategy is: how ranks share one optimization."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from paceline.strategies.ranks import Ranks
+from paceline.workloads.base import Batch, Workload
+
+COMPUTE, COMMUNICATION = 1, 2  # phases of train.clock that a strategy marks
+
+
+class Strategy(ABC):
+    """Evaluates the objective: forward, backward, reduction.
+
+    After ``objective`` the model's gradients are those of the mean loss over the whole global batch, on every rank, and
+    the value returned is that loss, with the same bits on every rank.
+    """
+
+    def __init__(
+        self, *, model: nn.Module, workload: Workload, ranks: Ranks, mark: Callable[[int], None], autocast: bool
+    ) -> None:
+        self.model, self.workload, self.ranks, self.mark = model, workload, ranks, mark
+        self._autocast = torch.autocast(ranks.device.type, dtype=torch.bfloat16, enabled=autocast)
+        self.outputs: list[Tensor] = []
+
+    @abstractmethod
+    def objective(self, micro_batches: Sequence[Batch], *, num_examples: float) -> Tensor:
+        """Evaluate loss and gradient on this rank's part of an update.
+
+        Args:
+            micro_batches: this rank's part.
+            num_examples: of the update, over all ranks; infinite on a rank that has no part in this update and
+                evaluates another's example for nothing, so that its share of every sum is zero.
+        Returns: the mean loss, a detached scalar. ``self.outputs`` keeps what the model said, one a micro-batch.
+        """
+
+    @abstractmethod
+    def zero_grad(self) -> None:
+        """Forget gradients."""
+
+    def close(self) -> None:  # noqa: B027 - most strategies hold nothing
+        """Let go of what holds the process group."""
+
+    def loss(self, batch: Batch, *, num_examples: float) -> Tensor:
+        """This batch's share of the mean loss: its sum over ``num_examples``. Part of the graph."""
+        with self._autocast:
+            outputs = self.model(batch.inputs)
+            loss = self.workload.loss_sum(outputs, batch)
+        self.outputs.append(outputs.detach())
+        return loss / num_examples

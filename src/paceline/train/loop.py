@@ -1,0 +1,348 @@
+"""The training loop: one path for one rank and many, for every optimizer, strategy and workload."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from paceline import registry
+from paceline.data.order import epoch_permutation, indices_digest, rank_part, update_slices
+from paceline.errors import DivergedError, UsageError
+from paceline.records import End, Epoch, Evaluation, RecordFile, Resumed, Status, rank_file
+from paceline.strategies.base import Strategy
+from paceline.strategies.ranks import Ranks
+from paceline.train import checkpoint
+from paceline.train.clock import DATA, OPTIMIZER, Clock, Totals
+from paceline.train.digest import parameters_digest
+from paceline.train.environment import peak_memory_bytes, reset_peak_memory, start_record
+from paceline.train.evaluate import MetricSums, evaluate
+from paceline.train.prefetch import prefetch
+from paceline.trial import Trial
+from paceline.workloads.base import Batch, Workload
+
+LOOK_AT_LOSS_EVERY = 32  # updates, on a GPU, where each look waits for the device
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a trial has come; what a checkpoint keeps beside parameters and optimizer state."""
+
+    epoch: int = 0
+    num_updates: int = 0
+    num_samples: int = 0
+    num_gradient_evaluations: int = 0
+    evaluation_time_s: float = 0.0
+    checkpoint_time_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """This rank's part of one update, still on the host; ``num_global`` examples over all ranks."""
+
+    micro_batches: list[Batch]
+    num_own: int
+    num_global: int
+
+
+@dataclass(kw_only=True)
+class EpochSums:
+    """What an epoch adds up as it goes, off the clock."""
+
+    num_samples: int = 0
+    metrics: MetricSums = field(default_factory=MetricSums)
+
+
+def run_trial(trial: Trial, workload: Workload, ranks: Ranks, trial_dir: Path) -> End:
+    """Train one trial to its budget, from its newest checkpoint if it has one. Every rank calls this.
+
+    Raises: UsageError if the trial cannot be run as asked. A loss that is not finite ends it as ``diverged``.
+    """
+    began = time.perf_counter()
+    for split, count in workload.num_examples.items():
+        if count < ranks.world_size:
+            raise UsageError(f"{ranks.world_size} ranks cannot share the {count} examples of the {split} split")
+    reset_peak_memory(ranks.device)
+    training = Training(trial, workload, ranks, trial_dir)
+    try:
+        training.begin(began)
+        status, reason, test = training.run()
+        return training.end(status, reason, test, wall_time_s=time.perf_counter() - began)
+    finally:
+        training.close()
+
+
+class Training:
+    """The moving parts of one trial on one rank."""
+
+    def __init__(self, trial: Trial, workload: Workload, ranks: Ranks, trial_dir: Path) -> None:
+        torch.manual_seed(trial.seed)
+        self.trial, self.workload, self.ranks, self.trial_dir = trial, workload, ranks, trial_dir
+        self.autocast = trial.options.autocast == "bf16"
+        self.clock, self.totals, self.progress = Clock(ranks.device), Totals(), Progress()
+        self.saved_at = 0
+        self.model: nn.Module = workload.build_model().to(ranks.device)
+        self.initial_digest = parameters_digest(self.model)
+        self.optimizer: Optimizer = registry.resolve("optimizers", trial.optimizer)(
+            self.model.parameters(), trial.hyperparameters
+        )
+        if trial.options.compile:
+            self.model.compile()
+        self.strategy: Strategy = registry.resolve("strategies", trial.strategy)(
+            model=self.model, workload=workload, ranks=ranks, mark=self.clock.mark, autocast=self.autocast
+        )
+        self.records = RecordFile(rank_file(trial_dir, ranks.rank))
+
+    def close(self) -> None:
+        """Let go of files and of the process group."""
+        self.records.close()
+        self.strategy.close()
+
+    def begin(self, began: float) -> None:
+        """Go on from a checkpoint if there is one; make the discarded first pass; write the start record."""
+        state = checkpoint.load_newest(self.trial_dir)
+        if state is not None:
+            self._restore(state)
+        if self.records.has_records:
+            self.records.append(Resumed(rank=self.ranks.rank, num_updates=self.progress.num_updates))
+        self._discarded_pass()
+        self.records.append(
+            start_record(
+                self.trial,
+                self.workload,
+                self.ranks,
+                self.model,
+                initial_parameters_digest=self.initial_digest,
+                startup_s=time.perf_counter() - began,
+            )
+        )
+
+    def run(self) -> tuple[Status, str, dict[str, float]]:
+        """Run epochs until the budget is used up or the loss diverges.
+
+        Returns: status, the reason in words, and the score on the test split, touched once, here.
+        """
+        reason = "reached max_epochs"
+        try:
+            while self.progress.epoch < self.trial.max_epochs:
+                if stop := self._epoch():
+                    reason = stop
+                    break
+        except DivergedError as error:
+            self.clock.drain(self.ranks, self.totals)
+            return "diverged", str(error), {}
+        if self.saved_at != self.progress.num_updates:
+            self._checkpoint()
+        return "completed", reason, self._score("test")
+
+    def end(self, status: Status, reason: str, test: dict[str, float], *, wall_time_s: float) -> End:
+        """Write and return the end record."""
+        record = End(
+            rank=self.ranks.rank,
+            status=status,
+            reason=reason,
+            num_updates=self.progress.num_updates,
+            num_samples=self.progress.num_samples,
+            num_gradient_evaluations=self.progress.num_gradient_evaluations,
+            train_time_s=self.totals.train_time_s,
+            wall_time_s=wall_time_s,
+            bytes_sent=self.ranks.traffic.bytes_sent,
+            num_collectives=self.ranks.traffic.num_collectives,
+            peak_memory_bytes=peak_memory_bytes(self.ranks.device),
+            parameters_digest=parameters_digest(self.model),
+            test=test,
+        )
+        self.records.append(record)
+        return record
+
+    def _epoch(self) -> str:
+        """One epoch; returns why training must stop, or nothing."""
+        epoch, total = self.progress.epoch, self.workload.num_examples["train"]
+        order = epoch_permutation(total, seed=self.trial.seed, epoch=epoch)
+        torch.manual_seed(_generator_seed(self.trial.seed, epoch, self.ranks.rank))
+        updates = prefetch(self._updates(order, epoch))
+        sums, stop = EpochSums(), ""
+        while sums.num_samples < total and not stop:
+            self.clock.start()
+            update = next(updates)
+            self._update(update, sums)
+            ended = sums.num_samples == total
+            if ended:
+                self.progress.epoch += 1
+            if ended or self._evaluation_is_due(update.num_global):
+                stop = self._evaluate(sums, epoch_end=ended)
+        updates.close()
+        if sums.num_samples == total:
+            self._end_epoch(order, epoch)
+        return stop
+
+    def _updates(self, order: NDArray[np.int64], epoch: int) -> Iterator[Update]:
+        """Gather this rank's part of each update of an epoch; runs in the prefetching thread."""
+        for cut in update_slices(len(order), self.trial.global_batch_size):
+            indices = order[cut]
+            own = indices[rank_part(len(indices), rank=self.ranks.rank, world_size=self.ranks.world_size)]
+            # a rank without a part still takes part in the collectives: it evaluates an example that weighs nothing
+            parts = np.array_split(own if len(own) else indices[:1], self.trial.options.accumulation_steps)
+            yield Update(
+                micro_batches=[
+                    self.workload.batch("train", part, seed=self.trial.seed, epoch=epoch) for part in parts if len(part)
+                ],
+                num_own=len(own),
+                num_global=len(indices),
+            )
+
+    def _update(self, update: Update, sums: EpochSums) -> None:
+        """One update, on the clock until the parameters are updated; then its metrics, off the clock."""
+        batches = [self.workload.prepare(batch, self.ranks.device) for batch in update.micro_batches]
+        self.clock.mark(DATA)
+        num_examples = update.num_global if update.num_own else math.inf
+        first: list[tuple[Tensor, list[Tensor]]] = []
+
+        def closure() -> Tensor:
+            self.clock.mark(OPTIMIZER)
+            self.strategy.zero_grad()
+            loss = self.strategy.objective(batches, num_examples=num_examples)
+            self.progress.num_gradient_evaluations += 1
+            self._refuse_non_finite(loss, at_trial_point=bool(first))
+            if not first:
+                first.append((loss, self.strategy.outputs))
+            if self.trial.options.clip_grad_norm != "off":
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.trial.options.clip_grad_norm)
+            return loss
+
+        self.optimizer.step(closure)  # type: ignore[arg-type] # the stub asks for a float, optimizers take the tensor
+        self.clock.mark(OPTIMIZER)
+        self.progress.num_updates += 1
+        self.progress.num_samples += update.num_global
+        sums.num_samples += update.num_global
+        loss, outputs = first[0]
+        sums.metrics.add({"loss": loss * (update.num_global / self.ranks.world_size)})
+        if update.num_own:
+            for output, batch in zip(outputs, batches, strict=True):
+                sums.metrics.add(self.workload.metric_sums(output, batch))
+
+    def _refuse_non_finite(self, loss: Tensor, *, at_trial_point: bool) -> None:
+        if self.ranks.device.type == "cuda" and not at_trial_point and self.progress.num_updates % LOOK_AT_LOSS_EVERY:
+            return
+        if not math.isfinite(loss.item()):
+            raise DivergedError(f"the loss is {loss.item()} in update {self.progress.num_updates + 1}")
+
+    def _evaluation_is_due(self, num_new: int) -> bool:
+        every = self.trial.evaluate_every
+        return every != "epoch" and self.progress.num_samples // every > (self.progress.num_samples - num_new) // every
+
+    def _evaluate(self, sums: EpochSums, *, epoch_end: bool) -> str:
+        """Evaluate and record; returns why training must stop, or nothing. The same answer on every rank."""
+        quantiles = self.clock.drain(self.ranks, self.totals)
+        validation = self._score("validation")
+        train = sums.metrics.means(sums.num_samples, self.ranks)
+        if self.ranks.rank == 0:
+            self.records.append(
+                Evaluation(
+                    epoch_end=epoch_end,
+                    **vars(self.progress),
+                    **self.totals.mean(),
+                    train_time_s=self.totals.train_time_s,
+                    update_time_s=quantiles,
+                    bytes_sent=self.ranks.traffic.bytes_sent,
+                    num_collectives=self.ranks.traffic.num_collectives,
+                    train=train,
+                    validation=validation,
+                )
+            )
+        if not math.isfinite(validation["loss"]) or not math.isfinite(train["loss"]):
+            raise DivergedError(f"the validation loss is {validation['loss']} after epoch {self.progress.epoch}")
+        if self.trial.max_train_time_s != "unlimited" and self.totals.train_time_s >= self.trial.max_train_time_s:
+            return "reached max_train_time_s"
+        if self.trial.stop_at_target and self.trial.target.reached(validation[self.trial.target_metric]):
+            return "reached the target"
+        return ""
+
+    def _score(self, split: Any) -> dict[str, float]:  # noqa: ANN401 - one of the splits
+        began = time.perf_counter()
+        scores = evaluate(self.model, self.workload, split, ranks=self.ranks, autocast=self.autocast)
+        self.progress.evaluation_time_s += time.perf_counter() - began
+        return scores
+
+    def _end_epoch(self, order: NDArray[np.int64], epoch: int) -> None:
+        """Write this rank's account of an epoch, and a checkpoint."""
+        own = np.concatenate(
+            [
+                order[cut][rank_part(cut.stop - cut.start, rank=self.ranks.rank, world_size=self.ranks.world_size)]
+                for cut in update_slices(len(order), self.trial.global_batch_size)
+            ]
+        )
+        self.records.append(
+            Epoch(
+                rank=self.ranks.rank,
+                epoch=epoch,
+                num_updates=self.progress.num_updates,
+                num_indices=len(own),
+                indices_digest=indices_digest(own),
+                parameters_digest=parameters_digest(self.model),
+                train_time_s=self.totals.train_time_s,
+                **self.totals.own(),
+                bytes_sent=self.ranks.traffic.bytes_sent,
+                num_collectives=self.ranks.traffic.num_collectives,
+                peak_memory_bytes=peak_memory_bytes(self.ranks.device),
+            )
+        )
+        self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        began = time.perf_counter()
+        if self.ranks.rank == 0:
+            checkpoint.save(self.trial_dir, self._state(), num_updates=self.progress.num_updates)
+        self.saved_at = self.progress.num_updates
+        self.progress.checkpoint_time_s += time.perf_counter() - began
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "trial": self.trial.id,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": vars(self.progress),
+            "totals": self.totals.state_dict(),
+            "traffic": vars(self.ranks.traffic),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+        self.totals = Totals.from_state_dict(state["totals"])
+        vars(self.ranks.traffic).update(state["traffic"])
+        self.saved_at = self.progress.num_updates
+
+    def _discarded_pass(self) -> None:
+        """One forward and backward pass through the strategy whose results are thrown away.
+
+        DDP's first iteration reduces in another order than later ones, and what is set up lazily is set up here.
+        """
+        traffic = dict(vars(self.ranks.traffic))
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        generator = torch.get_rng_state()
+        order = epoch_permutation(self.workload.num_examples["train"], seed=self.trial.seed, epoch=self.progress.epoch)
+        update = next(self._updates(order, self.progress.epoch))
+        batches = [self.workload.prepare(batch, self.ranks.device) for batch in update.micro_batches]
+        self.strategy.objective(batches, num_examples=update.num_global)
+        self.strategy.zero_grad()
+        torch.set_rng_state(generator)
+        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        vars(self.ranks.traffic).update(traffic)
+        self.clock.discard()
+
+
+def _generator_seed(seed: int, epoch: int, rank: int) -> int:
+    """The seed of torch's generator in an epoch on a rank (dropout), so that an epoch can be repeated alone."""
+    return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,114 @@
+"""A warm rank: ``python -m paceline.train.worker JOB``, started by the agent; runs the trials of a job one by one.
+
+A trial of W ranks uses the first W; the others sleep on the store until it is over. An error ends the process with a
+word why; elastic starts all ranks anew, the trial is recorded as failed, and the job goes on with the next.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
+
+from paceline import registry
+from paceline.job import Job, read_trial
+from paceline.records import Exit, Status, write_json
+from paceline.study import WorkloadEntry
+from paceline.train import failure
+from paceline.train.group import Groups, choose_device, initialize
+from paceline.train.loop import run_trial
+from paceline.trial import Trial
+from paceline.workloads.base import Workload, WorkloadRequest
+
+TRIAL_TIMEOUT = timedelta(days=365)  # how long idle ranks sleep; the death of a busy one ends them much sooner
+
+
+def main() -> None:
+    """Run every open trial of the job named on the command line."""
+    end_with_parent()
+    job = Job.read(Path(sys.argv[1]))
+    torch.set_num_threads(job.threads_per_rank)
+    device = choose_device(job.device)
+    store = initialize(device, timeout_s=job.collective_timeout_s)
+    _run_job(job, device, store)
+    dist.barrier()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # destroying process groups at exit aborts now and then
+
+
+def end_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies (Linux)."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _run_job(job: Job, device: torch.device, store: Store) -> None:
+    trials = [read_trial(job.folder / name) for name in _open_trials(job, store)]
+    groups = Groups([trial.num_ranks for trial in trials], device)
+    for number, trial in enumerate(trials):
+        trial_dir = job.folder / trial.id
+        if dist.get_rank() < trial.num_ranks:
+            if dist.get_rank() == 0:
+                failure.forget(trial_dir)
+                job.mark_running(trial.id)
+            run_and_record(trial, open_workload(trial.workload_entry, job.data_dir), groups, trial_dir)
+            if dist.get_rank() == 0:
+                store.set(f"done-{number}", "1")
+        else:
+            store.wait([f"done-{number}"], TRIAL_TIMEOUT)
+
+
+def _open_trials(job: Job, store: Store) -> list[str]:
+    """What is left to do, as rank 0 finds it; a trial that killed its ranks is recorded first."""
+    if dist.get_rank() == 0:
+        crashed = job.running() if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) else None
+        if crashed is not None and crashed in job.open_trials():
+            trial_dir = job.folder / crashed
+            cause = failure.merged_cause(trial_dir, read_trial(trial_dir).num_ranks)
+            write_exit(trial_dir, Exit(status="failed", cause=cause))
+        store.set("open", "\n".join(job.open_trials()))
+    return [name for name in store.get("open").decode().split("\n") if name]
+
+
+def run_and_record(trial: Trial, workload: Workload, groups: Groups, trial_dir: Path) -> Status:
+    """Run one trial; rank 0 records how it ended, a rank that fails leaves word why and raises."""
+    try:
+        end = run_trial(trial, workload, groups.ranks(trial.num_ranks), trial_dir)
+    except Exception as error:
+        failure.leave_word(trial_dir, dist.get_rank(), error)
+        raise
+    if dist.get_rank() == 0:
+        write_exit(trial_dir, Exit(status=end.status, cause=end.reason if end.status == "diverged" else ""))
+    return end.status
+
+
+def write_exit(trial_dir: Path, how: Exit) -> None:
+    """Record that a trial is over."""
+    write_json(trial_dir / "exit.json", how.model_dump())
+
+
+def open_workload(entry: WorkloadEntry, data_dir: str | Path | None) -> Workload:
+    """The workload that a study or trial asks for; the last few stay open."""
+    return _open_workload(entry.name, WorkloadRequest.of(entry, data_dir))
+
+
+@functools.lru_cache(maxsize=4)  # the trials of a study read their data once
+def _open_workload(name: str, request: WorkloadRequest) -> Workload:
+    workload: Workload = registry.resolve("workloads", name)(request)
+    return workload
+
+
+if __name__ == "__main__":
+    main()
