@@ -149,6 +149,10 @@ class WorkloadCard:
     targets: dict[str, tuple[float, str]]
     metric: str = "accuracy"
 
+    def was_reached_on(self, dataset: str, data_digest: str) -> bool:
+        """Whether the target on ``dataset`` was reached on data of this very digest."""
+        return data_digest.startswith(self.targets[dataset][1])
+
     def target_on(self, dataset: str) -> Target:
         """The target on one of ``datasets``."""
         return Target(metric=self.metric, value=self.targets[dataset][0])

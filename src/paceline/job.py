@@ -9,6 +9,8 @@ from typing import Any
 from paceline.records import exit_of, read_json, write_atomically, write_json
 from paceline.trial import Trial
 
+PARENT_VARIABLE = "PACELINE_PARENT_PID"  # whose death ends a process of the job
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:

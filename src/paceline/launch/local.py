@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from paceline.errors import UsageError
-from paceline.job import Job
+from paceline.job import PARENT_VARIABLE, Job
 from paceline.launch.base import cores_of_this_host
 from paceline.study import Scale
 
@@ -32,13 +32,13 @@ class LocalLauncher:
     def start(self, job: Job) -> None:
         """See ``Launcher``. The number of threads is set before torch is loaded, the same for every rank."""
         threads = str(job.threads_per_rank)
-        environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, PARENT_VARIABLE: str(os.getpid())}
         logs = job.folder / "logs"
         logs.mkdir(exist_ok=True)
         with (logs / "agent.log").open("ab") as log:
             self._agent = subprocess.Popen(
                 [sys.executable, "-m", "paceline.train.agent", str(job.path)],
-                env=environment,
+                env=os.environ | own,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

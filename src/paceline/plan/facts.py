@@ -28,6 +28,17 @@ def workload_facts(study: Study, data_dir: Path | None) -> dict[str, WorkloadFac
     return facts | (_of_outside(outside, data_dir) if outside else {})
 
 
+def remarks_on_targets(study: Study, facts: dict[str, WorkloadFacts]) -> list[str]:
+    """Targets that nobody is known to have reached on the data at hand."""
+    return [
+        f"the target of {label}, {facts[label].target.value}, was reached on other data than {facts[label].dataset} here"
+        for label, entry in study.workloads.items()
+        if entry.target == "auto"
+        and entry.name in WORKLOADS
+        and not WORKLOADS[entry.name].was_reached_on(facts[label].dataset, facts[label].data_digest)
+    ]
+
+
 def _of_built_in(entry: WorkloadEntry, data_dir: Path | None) -> WorkloadFacts:
     card = WORKLOADS[entry.name]
     if entry.dataset not in ("auto", *card.datasets):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from paceline.errors import PacelineError
 from paceline.job import Job
 from paceline.launch.base import Launcher, cores_of_this_host
 from paceline.plan.environment import environment
-from paceline.plan.facts import workload_facts
+from paceline.plan.facts import remarks_on_targets, workload_facts
 from paceline.plan.folder import hold
 from paceline.records import AnyRecord, Exit, RecordFollower, exit_of, rank_file, write_json
 from paceline.study import Study
@@ -21,6 +22,7 @@ from paceline.trial import Trial, expand
 
 POLL_S = 0.1
 EXIT_GRACE_S = 10.0
+ROOM_FOR_RECORDS_BYTES = 1_000_000
 DONE = ("completed", "diverged")  # never run again; a failed trial is tried again by the next `paceline run`
 
 
@@ -59,8 +61,8 @@ def run_study(
         KeyboardInterrupt ends all ranks first.
     """
     launcher: Launcher = registry.resolve("launchers", launcher_name)()
-    remarks = launcher.check(study.scales)
     facts = workload_facts(study, data_dir)
+    remarks = launcher.check(study.scales) + remarks_on_targets(study, facts)
     trials = expand(study, facts, threads_per_rank=_threads_per_rank(study))
     run_dir = (runs_dir / study.name).absolute()
     with hold(run_dir, study, trials):
@@ -104,10 +106,16 @@ def _run_job(launcher: Launcher, job: Job, trials: list[Trial], watcher: Watcher
     finally:
         launcher.stop()
     if job.open_trials():
-        tail = "\n".join((job.folder / "logs" / "agent.log").read_text(errors="replace").splitlines()[-15:])
-        raise PacelineError(
-            f"the ranks could not be kept alive, see {job.folder / 'logs'}; the agent said last:\n{tail}"
-        )
+        raise PacelineError(_why_it_ended(job))
+
+
+def _why_it_ended(job: Job) -> str:
+    """Why a job left trials undone."""
+    if shutil.disk_usage(job.folder).free < ROOM_FOR_RECORDS_BYTES:
+        return f"the disk that holds {job.folder} is full; make room and run the same command to go on"
+    logs = job.folder / "logs"
+    tail = "\n".join((logs / "agent.log").read_text(errors="replace").splitlines()[-15:])
+    return f"the ranks could not be kept alive, see {logs}; the agent said last:\n{tail}"
 
 
 def _wait_for_exit(launcher: Launcher) -> None:

@@ -38,7 +38,7 @@ def train(arguments: TrainArguments) -> int:
     if dist.get_rank() == 0:
         store.set("trial", str(_lay_out(free_name(study, arguments.runs), arguments.runs, workload)))
     trial_dir = Path(store.get("trial").decode())
-    status = run_and_record(read_trial(trial_dir), workload, Groups([world_size], device), trial_dir)
+    status = run_and_record(read_trial(trial_dir), arguments.data_dir, Groups([world_size], device), trial_dir)
     if dist.get_rank() == 0:
         summary = summarize(trial_dir)
         shown = json.dumps(summary) if arguments.json else "\n".join(f"{k:26} {v}" for k, v in summary.items())

@@ -11,6 +11,7 @@ import functools
 import os
 import signal
 import sys
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,7 +20,8 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 
 from paceline import registry
-from paceline.job import Job, read_trial
+from paceline.errors import DataError
+from paceline.job import PARENT_VARIABLE, Job, read_trial
 from paceline.records import Exit, Status, write_json
 from paceline.study import WorkloadEntry
 from paceline.train import failure
@@ -46,12 +48,15 @@ def main() -> None:
 
 
 def end_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies (Linux)."""
+    """Ask the kernel to kill this process when its parent dies (Linux); leave at once if it is dead already.
+
+    The parent has put its id into ``PARENT_VARIABLE``; children of this process will find this one's there.
+    """
     if sys.platform == "linux":
-        parent = os.getppid()
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
+        if os.getppid() != int(os.environ[PARENT_VARIABLE]):
             os._exit(1)
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
 
 
 def _run_job(job: Job, device: torch.device, store: Store) -> None:
@@ -63,7 +68,7 @@ def _run_job(job: Job, device: torch.device, store: Store) -> None:
             if dist.get_rank() == 0:
                 failure.forget(trial_dir)
                 job.mark_running(trial.id)
-            run_and_record(trial, open_workload(trial.workload_entry, job.data_dir), groups, trial_dir)
+            run_and_record(trial, job.data_dir, groups, trial_dir)
             if dist.get_rank() == 0:
                 store.set(f"done-{number}", "1")
         else:
@@ -82,12 +87,16 @@ def _open_trials(job: Job, store: Store) -> list[str]:
     return [name for name in store.get("open").decode().split("\n") if name]
 
 
-def run_and_record(trial: Trial, workload: Workload, groups: Groups, trial_dir: Path) -> Status:
+def run_and_record(trial: Trial, data_dir: str | Path | None, groups: Groups, trial_dir: Path) -> Status:
     """Run one trial; rank 0 records how it ended, a rank that fails leaves word why and raises."""
     try:
+        workload = open_workload(trial.workload_entry, data_dir)
+        if workload.data_digest != trial.data_digest:
+            raise DataError(f"the data set {trial.dataset} has changed since the trial was planned; run it anew")
         end = run_trial(trial, workload, groups.ranks(trial.num_ranks), trial_dir)
     except Exception as error:
-        failure.leave_word(trial_dir, dist.get_rank(), error)
+        with suppress(OSError):  # a full disk must not hide the error
+            failure.leave_word(trial_dir, dist.get_rank(), error)
         raise
     if dist.get_rank() == 0:
         write_exit(trial_dir, Exit(status=end.status, cause=end.reason if end.status == "diverged" else ""))

@@ -1,0 +1,32 @@
+# make demo    install into .venv, run the demonstration study, print its table and where the report is
+# make test    install with the dev extra; linters, types, import contracts, tests
+# make bench   what the program costs beside what a user would write instead (15 minutes)
+# VENV=path reuses an environment, for instance one that has torch already.
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test bench
+.DELETE_ON_ERROR:
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp an extra: installed again when what is asked for has changed.
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e '.$(if $(filter-out core,$*),[$*])'
+	touch $@
+
+demo: $(VENV)/.installed-core
+	$(BIN)/paceline run studies/demo.toml
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks
