@@ -31,7 +31,7 @@ def workload_facts(study: Study, data_dir: Path | None) -> dict[str, WorkloadFac
 def remarks_on_targets(study: Study, facts: dict[str, WorkloadFacts]) -> list[str]:
     """Targets that nobody is known to have reached on the data at hand."""
     return [
-        f"the target of {label}, {facts[label].target.value}, was reached on other data than {facts[label].dataset} here"
+        f"the target of {label}, {facts[label].target.value}, was reached on other data than {facts[label].dataset}"
         for label, entry in study.workloads.items()
         if entry.target == "auto"
         and entry.name in WORKLOADS
