@@ -23,7 +23,8 @@ class _LossWithSlot(nn.Module):
     def __init__(self, strategy: "Ddp") -> None:
         super().__init__()
         self.model = strategy.model
-        self.slot = nn.Parameter(torch.zeros((), device=strategy.ranks.device))
+        dtype = torch.promote_types(next(self.model.parameters()).dtype, torch.float32)
+        self.slot = nn.Parameter(torch.zeros((), device=strategy.ranks.device, dtype=dtype))
         self._share = strategy.loss
 
     def forward(self, batch: Batch, num_examples: float) -> Tensor:
@@ -52,8 +53,8 @@ class Ddp(Strategy):
             last = number == len(micro_batches)
             with nullcontext() if last else self._wrapped.no_sync():
                 torch.autograd.backward(self._wrapped(batch, num_examples))
-            if self._buffer_bytes:
-                self.ranks.traffic.count_broadcast(self._buffer_bytes)
+        if self._buffer_bytes:  # before the first micro-batch only: no_sync keeps DDP from sending them again
+            self.ranks.traffic.count_broadcast(self._buffer_bytes)
         self.mark(COMMUNICATION)
         loss = self._with_slot.slot.grad
         assert loss is not None

@@ -90,13 +90,15 @@ class Training:
         self.autocast = trial.options.autocast == "bf16"
         self.clock, self.totals, self.progress = Clock(ranks.device), Totals(), Progress()
         self.saved_at = 0
+        self.stop = ""  # why training stops before max_epochs; kept in checkpoints, so that it is not resumed
         self.model: nn.Module = workload.build_model().to(ranks.device)
         self.initial_digest = parameters_digest(self.model)
         self.optimizer: Optimizer = registry.resolve("optimizers", trial.optimizer)(
             self.model.parameters(), trial.hyperparameters
         )
         if trial.options.compile:
-            self.model.compile()
+            # not model.compile(): that silently does nothing to a torch.nn.Sequential
+            self.model.forward = torch.compile(self.model.forward)  # type: ignore[method-assign]
         self.strategy: Strategy = registry.resolve("strategies", trial.strategy)(
             model=self.model, workload=workload, ranks=ranks, mark=self.clock.mark, autocast=self.autocast
         )
@@ -131,18 +133,15 @@ class Training:
 
         Returns: status, the reason in words, and the score on the test split, touched once, here.
         """
-        reason = "reached max_epochs"
         try:
-            while self.progress.epoch < self.trial.max_epochs:
-                if stop := self._epoch():
-                    reason = stop
-                    break
+            while not self.stop and self.progress.epoch < self.trial.max_epochs:
+                self._epoch()
         except DivergedError as error:
             self.clock.drain(self.ranks, self.totals)
             return "diverged", str(error), {}
         if self.saved_at != self.progress.num_updates:
             self._checkpoint()
-        return "completed", reason, self._score("test")
+        return "completed", self.stop or "reached max_epochs", self._score("test")
 
     def end(self, status: Status, reason: str, test: dict[str, float], *, wall_time_s: float) -> End:
         """Write and return the end record."""
@@ -164,14 +163,14 @@ class Training:
         self.records.append(record)
         return record
 
-    def _epoch(self) -> str:
-        """One epoch; returns why training must stop, or nothing."""
+    def _epoch(self) -> None:
+        """One epoch, or less if training must stop."""
         epoch, total = self.progress.epoch, self.workload.num_examples["train"]
         order = epoch_permutation(total, seed=self.trial.seed, epoch=epoch)
         torch.manual_seed(_generator_seed(self.trial.seed, epoch, self.ranks.rank))
         updates = prefetch(self._updates(order, epoch))
-        sums, stop = EpochSums(), ""
-        while sums.num_samples < total and not stop:
+        sums = EpochSums()
+        while sums.num_samples < total and not self.stop:
             self.clock.start()
             update = next(updates)
             self._update(update, sums)
@@ -179,11 +178,10 @@ class Training:
             if ended:
                 self.progress.epoch += 1
             if ended or self._evaluation_is_due(update.num_global):
-                stop = self._evaluate(sums, epoch_end=ended)
+                self._evaluate(sums, epoch_end=ended)
         updates.close()
         if sums.num_samples == total:
             self._end_epoch(order, epoch)
-        return stop
 
     def _updates(self, order: NDArray[np.int64], epoch: int) -> Iterator[Update]:
         """Gather this rank's part of each update of an epoch; runs in the prefetching thread."""
@@ -240,8 +238,8 @@ class Training:
         every = self.trial.evaluate_every
         return every != "epoch" and self.progress.num_samples // every > (self.progress.num_samples - num_new) // every
 
-    def _evaluate(self, sums: EpochSums, *, epoch_end: bool) -> str:
-        """Evaluate and record; returns why training must stop, or nothing. The same answer on every rank."""
+    def _evaluate(self, sums: EpochSums, *, epoch_end: bool) -> None:
+        """Evaluate and record; decide whether training must stop, alike on every rank."""
         quantiles = self.clock.drain(self.ranks, self.totals)
         validation = self._score("validation")
         train = sums.metrics.means(sums.num_samples, self.ranks)
@@ -262,10 +260,9 @@ class Training:
         if not math.isfinite(validation["loss"]) or not math.isfinite(train["loss"]):
             raise DivergedError(f"the validation loss is {validation['loss']} after epoch {self.progress.epoch}")
         if self.trial.max_train_time_s != "unlimited" and self.totals.train_time_s >= self.trial.max_train_time_s:
-            return "reached max_train_time_s"
-        if self.trial.stop_at_target and self.trial.target.reached(validation[self.trial.target_metric]):
-            return "reached the target"
-        return ""
+            self.stop = "reached max_train_time_s"
+        elif self.trial.stop_at_target and self.trial.target.reached(validation[self.trial.target_metric]):
+            self.stop = "reached the target"
 
     def _score(self, split: Any) -> dict[str, float]:  # noqa: ANN401 - one of the splits
         began = time.perf_counter()
@@ -311,6 +308,7 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": vars(self.progress),
+            "stop": self.stop,
             "totals": self.totals.state_dict(),
             "traffic": vars(self.ranks.traffic),
         }
@@ -319,6 +317,7 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
+        self.stop = state["stop"]
         self.totals = Totals.from_state_dict(state["totals"])
         vars(self.ranks.traffic).update(state["traffic"])
         self.saved_at = self.progress.num_updates

@@ -1,0 +1,104 @@
+"""Refuses to compare what is not alike: other data, other rules, another target or another machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from paceline.analysis.load import TrialResult
+from paceline.errors import UsageError
+from paceline.records import Start
+from paceline.trial import Trial
+
+# What may differ between trials only if the word after it differs too.
+_RULES = ("batch_rule", "lr_rule", "max_epochs", "max_train_time_s", "evaluate_every", "stop_at_target")
+_WORKLOAD = ("workload_name", "dataset", "data_digest", "augmentation", "workload_options")
+_TARGET = ("target_metric", "target_value", "target_mode")
+_CELL = ("optimizer", "hyperparameters", "options", "global_batch_size", "threads_per_rank")
+_MACHINE = ("num_threads", "torch_version", "processor")
+_LIMIT = 3
+
+Key = TypeVar("Key", str, int)
+
+
+def refuse_unlike(results: Sequence[TrialResult]) -> None:
+    """Check that all trials can stand in one comparison.
+
+    Raises: UsageError naming the setting, its values, and a trial of each.
+    """
+    for field in _RULES:
+        _same(results, field, _of_trial(field), within="this run")
+    for field in _MACHINE:
+        _same(results, field, _of_starts(field), within="this run")
+    _same(results, "device", _device_kinds, within="this run")
+    for workload, own in _grouped(results, lambda result: result.trial.workload):
+        for field in (*_WORKLOAD, *_TARGET):
+            _same(own, field, _of_trial(field), within=f"workload '{workload}'")
+        _same(own, "dtype", _of_starts("dtype"), within=f"workload '{workload}'")
+    for cell, own in _grouped(results, lambda result: result.trial.cell):
+        for field in _CELL:
+            _same(own, field, _of_trial(field), within=f"cell '{cell}'")
+        _refuse_repeats(cell, own)
+
+
+Values = Callable[[TrialResult], Iterable[Any]]
+
+
+def _of_trial(field: str) -> Values:
+    def values(result: TrialResult) -> Iterable[Any]:
+        value = getattr(result.trial, field)
+        return [value.model_dump() if hasattr(value, "model_dump") else value]
+
+    return values
+
+
+def _of_starts(field: str) -> Values:
+    def values(result: TrialResult) -> Iterable[Any]:
+        return [getattr(start, field) for start in _starts(result)]
+
+    return values
+
+
+def _device_kinds(result: TrialResult) -> Iterable[Any]:
+    return [start.device.partition(":")[0] for start in _starts(result)]
+
+
+def _starts(result: TrialResult) -> Iterable[Start]:
+    return (start for rank in result.ranks for start in rank.starts)
+
+
+def _same(results: Sequence[TrialResult], field: str, values: Values, *, within: str) -> None:
+    """Refuse if ``values`` yields more than one distinct value over ``results``."""
+    first_seen: dict[str, Trial] = {}
+    for result in results:
+        for value in values(result):
+            first_seen.setdefault(_shown(value), result.trial)
+    if len(first_seen) > 1:
+        listed = "; ".join(f"{value} in {trial.id}" for value, trial in list(first_seen.items())[:_LIMIT])
+        more = f"; and {len(first_seen) - _LIMIT} more" if len(first_seen) > _LIMIT else ""
+        raise UsageError(
+            f"the trials of {within} cannot be compared, {field} differs: {listed}{more}. "
+            "Compare them in runs of their own, or remove the folders of those that do not belong here"
+        )
+
+
+def _refuse_repeats(cell: str, results: Sequence[TrialResult]) -> None:
+    for seed, own in _grouped(results, lambda result: result.trial.seed):
+        if len(own) > 1:
+            names = " and ".join(result.folder.name for result in own[:_LIMIT])
+            raise UsageError(f"cell '{cell}' holds seed {seed} more than once ({names}): remove all folders but one")
+
+
+def _grouped(
+    results: Sequence[TrialResult], key: Callable[[TrialResult], Key]
+) -> Iterable[tuple[Key, list[TrialResult]]]:
+    groups: dict[Key, list[TrialResult]] = {}
+    for result in results:
+        groups.setdefault(key(result), []).append(result)
+    return groups.items()
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}={value[key]!r}" for key in sorted(value)) + "}"
+    return repr(value)

@@ -1,0 +1,225 @@
+"""From a run folder to what its trials measured; nothing is judged here, and nothing is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from paceline.errors import DataError, UsageError
+from paceline.records import (
+    AnyRecord,
+    End,
+    Epoch,
+    Evaluation,
+    Exit,
+    Start,
+    Status,
+    exit_of,
+    rank_file,
+    read_json,
+    read_records,
+    trial_dirs,
+)
+from paceline.study import Study
+from paceline.trial import Trial
+
+State = Status | Literal["running", "waiting"]
+STATES: tuple[State, ...] = ("completed", "diverged", "failed", "stopped", "running", "waiting")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankRecords:
+    """What one rank wrote of itself; several starts where the trial was resumed."""
+
+    rank: int
+    starts: tuple[Start, ...]
+    epochs: tuple[Epoch, ...]
+    end: End | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """One trial: what it was to do, how far it came, and every record of it.
+
+    ``evaluations`` are rank 0's, in order; ``ranks`` holds the ranks whose files exist.
+    """
+
+    trial: Trial
+    folder: Path
+    status: State
+    cause: str
+    evaluations: tuple[Evaluation, ...]
+    ranks: tuple[RankRecords, ...]
+
+    @property
+    def starts(self) -> list[Start]:
+        """The latest start of each rank."""
+        return [rank.starts[-1] for rank in self.ranks if rank.starts]
+
+    @property
+    def end(self) -> End | None:
+        """How rank 0 ended, with the test scores."""
+        return next((rank.end for rank in self.ranks if rank.rank == 0), None)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the trial will not go on: completed, diverged or failed."""
+        return self.status in ("completed", "diverged", "failed")
+
+    @property
+    def missing_ranks(self) -> list[int]:
+        """Ranks that left no record though others did."""
+        present = {rank.rank for rank in self.ranks}
+        return [rank for rank in range(self.trial.num_ranks) if rank not in present] if present else []
+
+    @property
+    def last_record_time(self) -> float:
+        """Seconds since 1970 of the newest record; 0 where there is none."""
+        times = [record.time for rank in self.ranks for record in (*rank.starts, *rank.epochs)]
+        return max((*times, *(evaluation.time for evaluation in self.evaluations)), default=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder: its study (None where the folder holds bare trials), its environment, its trials."""
+
+    folder: Path
+    study: Study | None
+    environment: dict[str, Any]
+    results: tuple[TrialResult, ...]
+
+    @property
+    def name(self) -> str:
+        """The study's name, or the folder's."""
+        return self.study.name if self.study else self.folder.resolve().name
+
+    @property
+    def num_planned(self) -> int:
+        """How many trials the study has, started or not."""
+        if self.study is None:
+            return len(self.results)
+        cells = len(self.study.workloads) * len(self.study.optimizers) * num_places(self.study)
+        return max(len(self.results), cells * len(self.study.seeds))
+
+
+def num_places(study: Study) -> int:
+    """Pairs of a scale and a strategy that admits it."""
+    return sum(len(study.strategies_at(scale)) for scale in study.scales)
+
+
+def load(run_dir: Path) -> Run:
+    """Read a run folder, finished or not.
+
+    Raises:
+        UsageError: the folder is missing, is no run of paceline, or holds no trial yet.
+        DataError: a file in it is damaged.
+    """
+    folders = _trial_folders(run_dir)
+    study = _read_study(run_dir / "study.json")
+    environment_path = run_dir / "environment.json"
+    environment = read_json(environment_path) if environment_path.exists() else {}
+    if not isinstance(environment, dict):
+        raise DataError(f"{environment_path} holds no JSON object; remove it, or restore it from a backup")
+    return Run(
+        folder=run_dir,
+        study=study,
+        environment=environment,
+        results=tuple(_read_trial(folder, study) for folder in folders),
+    )
+
+
+def _trial_folders(run_dir: Path) -> list[Path]:
+    """The folders of the trials; says what is wrong where there is none."""
+    if not run_dir.exists():
+        raise UsageError(f"there is no folder {run_dir}; `paceline run STUDY.toml` writes one below ./runs")
+    if not run_dir.is_dir():
+        raise UsageError(f"{run_dir} is a file; give the folder of a run, such as runs/STUDY")
+    if (run_dir / "trial.json").exists():
+        raise UsageError(f"{run_dir} is a single trial; give the folder of its run: {run_dir.resolve().parent}")
+    folders = list(trial_dirs(run_dir))
+    if folders:
+        return folders
+    if (run_dir / "study.json").exists():
+        raise UsageError(f"the run {run_dir} has no trial yet; start it with `paceline run`, then ask again")
+    inner = sorted(path.parent.name for path in run_dir.glob("*/study.json"))
+    if inner:
+        raise UsageError(f"{run_dir} is no run but holds runs ({', '.join(inner)}); give one: {run_dir / inner[0]}")
+    raise UsageError(f"{run_dir} is no run of paceline: it has neither study.json nor a folder with trial.json")
+
+
+def _read_study(path: Path) -> Study | None:
+    if not path.exists():
+        return None
+    try:
+        return Study.model_validate(read_json(path))
+    except ValidationError as error:
+        raise DataError(
+            f"{path} is not a study that this paceline can read: {_first(error)}. "
+            "Is a package with a contestant of this study missing here, or was it written by another version?"
+        ) from error
+
+
+def _read_trial(folder: Path, study: Study | None) -> TrialResult:
+    trial = _read_settings(folder / "trial.json", study)
+    records = {
+        rank: read_records(path) for rank in range(trial.num_ranks) if (path := rank_file(folder, rank)).exists()
+    }
+    ranks = tuple(_of_rank(rank, own) for rank, own in records.items())
+    exit_ = _read_exit(folder)
+    status: State = exit_.status if exit_ else "running" if any(records.values()) else "waiting"
+    return TrialResult(
+        trial=trial,
+        folder=folder,
+        status=status,
+        cause=_cause(exit_, ranks) if exit_ else "",
+        evaluations=tuple(record for record in records.get(0, ()) if isinstance(record, Evaluation)),
+        ranks=ranks,
+    )
+
+
+def _read_settings(path: Path, study: Study | None) -> Trial:
+    """The trial, with the target that the study states now unless training stopped at the old one."""
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise DataError(f"{path} holds no JSON object; remove the folder and run the study again")
+    try:
+        trial = Trial.model_validate({key: value for key, value in settings.items() if key not in ("id", "cell")})
+    except ValidationError as error:
+        raise DataError(f"{path} is not a trial that this paceline can read: {_first(error)}") from error
+    entry = study.workloads.get(trial.workload) if study else None
+    if entry is None or entry.target == "auto" or trial.stop_at_target:
+        return trial
+    return trial.model_copy(update={"target_value": entry.target})
+
+
+def _read_exit(folder: Path) -> Exit | None:
+    try:
+        return exit_of(folder)
+    except ValidationError as error:
+        raise DataError(f"{folder / 'exit.json'} does not say how the trial ended: {_first(error)}") from error
+
+
+def _cause(exit_: Exit, ranks: Sequence[RankRecords]) -> str:
+    """Why the trial did not complete: what the job says, else what the first rank says."""
+    if exit_.cause or exit_.status == "completed":
+        return exit_.cause
+    return next((rank.end.reason for rank in ranks if rank.end), "")
+
+
+def _of_rank(rank: int, records: Sequence[AnyRecord]) -> RankRecords:
+    ends = [record for record in records if isinstance(record, End)]
+    return RankRecords(
+        rank=rank,
+        starts=tuple(record for record in records if isinstance(record, Start)),
+        epochs=tuple(record for record in records if isinstance(record, Epoch)),
+        end=ends[-1] if ends else None,
+    )
+
+
+def _first(error: ValidationError) -> str:
+    item = error.errors()[0]
+    return f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"

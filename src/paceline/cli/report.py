@@ -1,0 +1,100 @@
+"""``paceline report``."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from paceline.analysis.compare import Comparison
+
+
+def report(
+    run: Path,
+    *,
+    json: Annotated[bool, Parameter(negative=())] = False,
+    out: Path | None = None,
+    html: bool = True,
+) -> None:
+    """Compare what a run measured: a table here, and an HTML page with figures.
+
+    Parameters
+    ----------
+    run:
+        The folder of a run, such as runs/demo; it may still be running.
+    json:
+        Print one JSON object instead of the table.
+    out:
+        Where to write the page; RUN/report.html if left out.
+    html:
+        Write the page.
+    """
+    from paceline.analysis.compare import compare
+    from paceline.analysis.load import load
+    from paceline.cli.output import print_json, say
+    from paceline.errors import UsageError
+
+    if out is not None and not html:
+        raise UsageError("--out says where the page goes and --no-html says to write none; give one of them")
+    loaded = load(run)
+    comparison = compare(loaded)
+    if json:
+        print_json(as_json(comparison))
+    else:
+        _print_tables(comparison)
+    if html:
+        from paceline.report.render import write
+
+        path = out if out is not None else run / "report.html"
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; give the name of a file, such as {path / 'report.html'}")
+        say(f"report: {write(loaded, comparison, path)}")
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as one JSON object: numbers in SI units and shares, null where a median is not reached."""
+    from dataclasses import asdict
+
+    from paceline.records import SCHEMA_VERSION
+    from paceline.report import words
+
+    seeds = comparison.seeds
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "study": comparison.study,
+        "question": comparison.question,
+        "answers": [asdict(answer) for answer in words.answers(comparison)],
+        "claim": {"enough_seeds": seeds.enough, **asdict(seeds), "in_words": words.sureness(comparison)},
+        "notes": list(comparison.notes),
+        "batch_rule": comparison.batch_rule,
+        "lr_rule": comparison.lr_rule,
+        "num_planned": comparison.num_planned,
+        "cells": [asdict(cell) for cell in comparison.cells],
+    }
+
+
+def _print_tables(comparison: Comparison) -> None:
+    from rich.text import Text
+
+    from paceline.cli.output import console
+    from paceline.report import tables, words
+
+    page = console()
+
+    def say(text: str, *, first: str = "", style: str = "") -> None:
+        filled = textwrap.fill(text, page.width, initial_indent=first, subsequent_indent=" " * len(first))
+        page.print(Text(filled, style=style), soft_wrap=True)
+
+    for answer in words.answers(comparison):
+        page.print(tables.terminal_table(comparison, answer.workload, width=page.width))
+        page.print()
+        say(answer.headline, style="bold")
+        say(answer.distributing)
+        for sentence in answer.sentences:
+            say(sentence, first="- ")
+        page.print()
+    for sentence in (words.sureness(comparison), words.rules(comparison), *comparison.notes):
+        say(sentence)

@@ -1,0 +1,205 @@
+"""The report: one HTML file that opens anywhere, offline, with its figures, its answer in words and its settings.
+
+Jinja escapes whatever comes from the run; the figures travel as JSON in which ``<``, ``>`` and ``&`` are escaped; and
+the page's own policy lets only its two scripts run, so that a name is never more than text.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from paceline import __version__
+from paceline.analysis.compare import Cell, Comparison, TrialRow
+from paceline.analysis.load import Run
+from paceline.records import write_atomically
+from paceline.report import figures, palette, settings, tables, words
+
+MAX_TRIAL_ROWS = 200
+MAX_FAILURES = 50
+
+_DRAW = """
+const all = JSON.parse(document.getElementById("figures").textContent);
+for (const figure of all.figures) {
+  const spec = figure.spec;
+  spec.datasets = Object.assign({}, spec.datasets, {[figure.data]: all.rows[figure.rows]});
+  const place = document.getElementById(figure.id);
+  vegaEmbed(place, spec, {renderer: "svg", actions: false, ast: true, config: all.config, tooltip: {theme: "dark"}})
+    .then(() => place.setAttribute("data-drawn", "yes"))
+    .catch((error) => { place.textContent = "This figure could not be drawn: " + error; });
+}
+"""
+
+
+def render(run: Run, comparison: Comparison) -> str:
+    """The whole page as text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("paceline.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.lstrip_blocks = True
+    environment.globals["words"] = words
+    environment.filters["tied"] = words.tied
+    drawn = [
+        (workload, figures.figures(comparison, workload, run.results, figures.PAGE))
+        for workload in comparison.workloads
+    ]
+    scripts = [_bundle(), _DRAW]
+    template = environment.get_template("template.html.j2")
+    return template.render(
+        comparison=comparison,
+        answers=words.answers(comparison),
+        sureness=words.sureness(comparison),
+        rules=words.rules(comparison),
+        columns=tables.PAGE_COLUMNS,
+        sections=[_section(number, *pair, comparison) for number, pair in enumerate(drawn)],
+        parts=palette.PARTS,
+        failures=_failures(comparison),
+        hosts=_hosts(run),
+        data=_data(run),
+        study_toml=settings.study_toml(run.study) if run.study else "",
+        environment=list(settings.flat(run.environment))[: settings.MAX_LINES],
+        measured=_measured(run),
+        version=__version__,
+        folder=str(run.folder.resolve()),
+        policy=_policy(scripts),
+        figures_json=Markup(inert_json(_figures_json(drawn))),  # noqa: S704 - escaped by inert_json
+        scripts=[Markup(script) for script in scripts],  # noqa: S704 - our own
+    )
+
+
+def write(run: Run, comparison: Comparison, path: Path) -> Path:
+    """Write the page; a reader sees the old one or the new one. Returns its path."""
+    content = render(run, comparison).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)
+    return path
+
+
+def inert_json(value: Any) -> str:  # noqa: ANN401
+    """JSON that can stand in a script element: nothing in it ends the element or begins a comment."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+@functools.cache
+def _bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script; it defines ``vegaEmbed``."""
+    import vl_convert
+
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """The page's Content-Security-Policy: no network, and no script but these."""
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"
+
+
+def _figures_json(drawn: Sequence[tuple[str, figures.FigureSet]]) -> dict[str, Any]:
+    return {
+        "config": figures.config("currentColor"),
+        "rows": {
+            f"{number}-{name}": rows for number, (_, made) in enumerate(drawn) for name, rows in made.rows.items()
+        },
+        "figures": [
+            {"id": f"figure-{number}-{one.name}", "spec": one.spec, "data": one.data, "rows": f"{number}-{one.data}"}
+            for number, (_, made) in enumerate(drawn)
+            for one in made.figures
+        ],
+    }
+
+
+def _section(number: int, workload: str, made: figures.FigureSet, comparison: Comparison) -> dict[str, Any]:
+    """What the template shows of one workload."""
+    cells = comparison.of(workload)
+    rows = [(cell, trial) for cell in cells for trial in cell.trials]
+    timed = [cell for cell in cells if cell.time_to_target_s is not None]
+    colours = palette.colours(figures.labels_of(comparison))
+    dashes = palette.dashes(figures.places_of(comparison))
+    places = {words.place(cell) for cell in cells}
+    return {
+        "number": number,
+        "workload": workload,
+        "goal": words.goal(comparison.workloads[workload]),
+        "cells": cells,
+        "best": min(timed, key=lambda cell: cell.time_to_target_s or 0.0) if timed else None,
+        "figures": made.figures,
+        "left_out": next((one.left_out for one in made.figures if one.left_out), ()),
+        "colours": {cell.label: colours[cell.label] for cell in cells},
+        "dashes": {place: dash for place, dash in dashes.items() if place in places},
+        "trials": rows[:MAX_TRIAL_ROWS],
+        "trials_left_out": max(0, len(rows) - MAX_TRIAL_ROWS),
+    }
+
+
+def _failures(comparison: Comparison) -> dict[str, Any]:
+    """Trials that failed, diverged or were stopped, each with its cause."""
+    found: list[tuple[Cell, TrialRow]] = [
+        (cell, row)
+        for cell in comparison.cells
+        for row in cell.trials
+        if row.status in ("failed", "diverged", "stopped")
+    ]
+    return {"rows": found[:MAX_FAILURES], "left_out": max(0, len(found) - MAX_FAILURES)}
+
+
+def _hosts(run: Run) -> list[dict[str, str]]:
+    """Each host and kind of device that ranks ran on, as they say themselves."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for result in run.results:
+        for start in result.starts:
+            kind = start.device.partition(":")[0]
+            found.setdefault(
+                (start.host, kind),
+                {
+                    "host": start.host,
+                    "device": kind,
+                    "processor": start.processor,
+                    "cores": f"{len(start.affinity) or start.num_cores} of {start.num_cores}",
+                    "threads": str(start.num_threads),
+                    "torch": start.torch_version,
+                    "python": start.python_version,
+                    "dtype": start.dtype,
+                },
+            )
+    return [found[key] for key in sorted(found)]
+
+
+def _data(run: Run) -> list[dict[str, str]]:
+    """What each workload was trained on."""
+    found: dict[str, dict[str, str]] = {}
+    for result in run.results:
+        trial = result.trial
+        counts = next((start.num_examples for start in result.starts), {})
+        if trial.workload not in found or (counts and not found[trial.workload]["examples"]):
+            found[trial.workload] = {
+                "workload": trial.workload,
+                "name": trial.workload_name,
+                "dataset": trial.dataset,
+                "examples": ", ".join(f"{split} {count:,}" for split, count in counts.items()),
+                "augmentation": trial.augmentation,
+                "digest": trial.data_digest,
+                "target": words.goal(trial.target),
+            }
+    return list(found.values())
+
+
+def _measured(run: Run) -> str:
+    """From when to when the ranks wrote records."""
+    starts = [start.time for result in run.results for start in result.starts]
+    if not starts:
+        return ""
+    ends = [result.last_record_time for result in run.results if result.last_record_time]
+    first, last = (time.strftime("%Y-%m-%d %H:%M", time.gmtime(moment)) for moment in (min(starts), max(ends)))
+    return f"{first} to {last} UTC"

@@ -1,0 +1,206 @@
+"""Writes run folders as a study would leave them, with learning curves that look like learning."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from paceline import records, trial
+from paceline.cards import Target
+from paceline.study import Study, validate
+from paceline.trial import Trial, WorkloadFacts
+
+NUM_TRAIN = 5400
+# (how fast it learns per epoch, where it ends, seconds an update, gradient evaluations an update)
+CHARACTER = {"sgd": (0.55, 0.985, 0.010, 1), "adam": (0.8, 0.982, 0.012, 1), "lbfgs": (0.35, 0.96, 0.055, 6)}
+
+
+def make_study(**changes: Any) -> Study:
+    settings: dict[str, Any] = {
+        "name": "synthetic",
+        "question": "Does a second rank pay on this machine?",
+        "seeds": [0, 1, 2],
+        "max_epochs": 5,
+        "scales": [1, 2],
+        "batch": {"rule": "global", "global_batch_size": 64},
+        "workloads": {"digits": {"name": "lenet5-mnist", "dataset": "mnist-small", "target": 0.95}},
+        "optimizers": {"sgd": {}, "adam": {}, "lbfgs": {"lr": 0.5}},
+        "threads_per_rank": 1,
+    }
+    return validate(settings | changes, source="synthetic study")
+
+
+def make_run(
+    root: Path,
+    study: Study | None = None,
+    *,
+    outcome: Callable[[Trial], str] = lambda trial: "completed",
+    cause: str = "rank 1 on node-b: exit 137 (killed)",
+    host: str = "node-a",
+    num_cores: int = 2,
+    metric: str = "accuracy",
+    mode: str = "max",
+    evaluations_per_epoch: int = 1,
+    start: dict[str, Any] | None = None,
+    rank_start: Callable[[Trial], dict[str, Any]] = lambda trial: {},
+) -> Path:
+    """Write RUNS/STUDY; ``outcome`` says for each trial: completed, diverged, failed, stopped, running or waiting."""
+    study = study or make_study()
+    facts = {
+        label: WorkloadFacts(
+            dataset="mnist-small",
+            data_digest="sha256:" + "ab12" * 16,
+            target=Target(metric=metric, value=0.95, mode=mode),  # type: ignore[arg-type]
+        )
+        for label in study.workloads
+    }
+    folder = root / study.name
+    (folder / "logs").mkdir(parents=True)
+    records.write_json(folder / "study.json", study.model_dump(mode="json"))
+    environment = {
+        "paceline": "0.1.0",
+        "python": "3.11.7",
+        "torch": "2.13.0+cpu",
+        "git": {"commit": "0123abcd", "dirty": False},
+        "hosts": {host: {"processor": "Synthetic CPU", "num_cores": num_cores, "memory_bytes": 8 * 2**30}},
+    }
+    records.write_json(folder / "environment.json", environment)
+    for one in trial.expand(study, facts, threads_per_rank=1):
+        base = {"host": host, "num_cores": num_cores, "affinity": list(range(num_cores))}
+        write_trial(
+            folder,
+            one,
+            status=outcome(one),
+            cause=cause,
+            per_epoch=evaluations_per_epoch,
+            start=base | (start or {}) | rank_start(one),
+        )
+    return folder
+
+
+def write_trial(
+    folder: Path, one: Trial, *, status: str, cause: str = "", per_epoch: int = 1, start: dict[str, Any]
+) -> Path:
+    own = folder / one.id
+    own.mkdir()
+    records.write_json(own / "trial.json", trial.as_json(one))
+    if status == "waiting":
+        return own
+    last_epoch = one.max_epochs if status == "completed" else max(1, one.max_epochs // 2)
+    for rank in range(one.num_ranks):
+        file = records.RecordFile(records.rank_file(own, rank))
+        for record in _records(one, rank, last_epoch, status, per_epoch, start):
+            file.append(record)
+        file.close()
+    if status != "running":
+        exit_ = records.Exit(status=status, cause=cause if status == "failed" else "")  # type: ignore[arg-type]
+        records.write_json(own / "exit.json", exit_.model_dump())
+    return own
+
+
+def _records(one: Trial, rank: int, last_epoch: int, status: str, per_epoch: int, start: dict[str, Any]) -> list[Any]:
+    slope, ceiling, update_s, gradients = CHARACTER.get(one.label, CHARACTER["sgd"])
+    # the same numbers on every rank, other numbers for every trial
+    noise = random.Random(f"{one.id}")  # noqa: S311
+    lag = 1 + 0.1 * one.seed + noise.uniform(-0.05, 0.05)
+    communication_s = 0.0 if one.strategy == "single" else 0.002 if one.num_ranks == 1 else 0.004
+    compute_s = update_s / one.num_ranks**0.8
+    updates = math.ceil(NUM_TRAIN / one.global_batch_size)
+    total_s = (compute_s + communication_s + 0.0008) * lag
+    found: list[Any] = [
+        records.Start(
+            **{
+                "trial": one.id,
+                "rank": rank,
+                "world_size": one.num_ranks,
+                "host": "node-a",
+                "pid": 1000 + rank,
+                "device": "cpu",
+                "backend": "gloo",
+                "num_threads": one.threads_per_rank,
+                "dtype": "float32",
+                "torch_version": "2.13.0+cpu",
+                "python_version": "3.11.7",
+                "processor": "Synthetic CPU",
+                "num_cores": 2,
+                "affinity": [0, 1],
+                "num_parameters": 61_706,
+                "num_examples": {"train": NUM_TRAIN, "validation": 600, "test": 1000},
+                "initial_parameters_digest": f"p{one.seed}",
+                "startup_s": 0.4,
+            }
+            | start
+        )
+    ]
+    bytes_sent = 0 if one.num_ranks == 1 else 61_706 * 4
+    step, last = 0, {}
+    for step in range(1, last_epoch * per_epoch + 1):
+        done = step * updates // per_epoch
+        share = done / updates
+        progress = 1 - math.exp(-share / (slope * lag))
+        value = 0.1 + (ceiling - 0.1) * progress + noise.gauss(0, 0.002)
+        loss = 2.3 * math.exp(-1.6 * share / lag) + 0.05 + abs(noise.gauss(0, 0.004))
+        if status == "diverged" and step == last_epoch * per_epoch:
+            loss = value = math.nan
+        if one.target_mode == "min":
+            value = 2.0 - value
+        totals = {
+            "num_updates": done,
+            "train_time_s": done * total_s,
+            "data_s": done * 0.0004 * lag,
+            "compute_s": done * compute_s * 0.9 * lag,
+            "communication_s": done * communication_s * lag,
+            "optimizer_s": done * compute_s * 0.1 * lag,
+            "bytes_sent": bytes_sent * done * gradients,
+            "num_collectives": done * gradients,
+        }
+        if rank == 0:
+            found.append(
+                records.Evaluation(
+                    epoch=step // per_epoch,
+                    epoch_end=step % per_epoch == 0,
+                    num_samples=min(done * one.global_batch_size, (step * NUM_TRAIN) // per_epoch),
+                    num_gradient_evaluations=done * gradients,
+                    update_time_s={"p10": total_s * 0.9, "p50": total_s, "p90": total_s * 1.2, "max": total_s * 2},
+                    evaluation_time_s=0.2 * step,
+                    checkpoint_time_s=0.1 * step,
+                    train={"loss": loss, one.target_metric: value},
+                    validation={"loss": loss * 1.1, one.target_metric: value},
+                    **totals,
+                )
+            )
+        if step % per_epoch == 0:
+            found.append(
+                records.Epoch(
+                    rank=rank,
+                    epoch=step // per_epoch,
+                    num_indices=NUM_TRAIN // one.num_ranks,
+                    indices_digest="d",
+                    parameters_digest="p",
+                    peak_memory_bytes=210_000_000 + rank,
+                    **totals,
+                )
+            )
+        last = totals | {"value": value}
+    if status in ("completed", "diverged", "stopped"):
+        found.append(
+            records.End(
+                rank=rank,
+                status=status,  # type: ignore[arg-type]
+                reason="reached max_epochs" if status == "completed" else "loss is nan at update 170",
+                num_updates=last["num_updates"],
+                num_samples=last_epoch * NUM_TRAIN,
+                num_gradient_evaluations=last["num_updates"] * gradients,
+                train_time_s=last["train_time_s"],
+                wall_time_s=last["train_time_s"] * 1.3,
+                bytes_sent=last["bytes_sent"],
+                num_collectives=last["num_collectives"],
+                peak_memory_bytes=215_000_000 + rank,
+                parameters_digest="p",
+                test={"accuracy": last["value"] - 0.004, "loss": 0.1} if status == "completed" and rank == 0 else {},
+            )
+        )
+    return found

@@ -1,0 +1,28 @@
+"""A study written back as TOML is the same study."""
+
+import tomllib
+
+from analysis.synthetic import make_study
+from paceline.report.settings import flat, study_toml
+from paceline.study import validate
+
+
+def test_the_listing_is_a_study_file_of_the_same_study():
+    study = make_study(
+        question='A "quoted" question\nover two lines, with an é',
+        scales=[1, "2x4"],
+        options={"clip_grad_norm": 1.5},
+        optimizers={"a.dotted-label": {"name": "adam", "options": {"autocast": "bf16"}}, "sgd": {}},
+        comparisons=[["sgd@1", "a.dotted-label@1"]],
+        workloads={"digits": {"name": "theirs.package:build", "options": {"size": 3}, "target": 0.5}},
+    )
+    assert validate(tomllib.loads(study_toml(study)), source="listing") == study
+
+
+def test_nested_settings_become_lines():
+    assert list(flat({"a": {"b": 1, "c": {}}, "d": [1, "x"], "e": "text"})) == [
+        ("a.b", "1"),
+        ("a.c", "{}"),
+        ("d", '[1, "x"]'),
+        ("e", "text"),
+    ]
