@@ -98,7 +98,7 @@ class Training:
         )
         if trial.options.compile:
             # not model.compile(): that silently does nothing to a torch.nn.Sequential
-            self.model.forward = torch.compile(self.model.forward)  # type: ignore[method-assign]
+            self.model.forward = torch.compile(self.model.forward)
         self.strategy: Strategy = registry.resolve("strategies", trial.strategy)(
             model=self.model, workload=workload, ranks=ranks, mark=self.clock.mark, autocast=self.autocast
         )
