@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from paceline.errors import DataError
 from paceline.records import exit_of, read_json, write_atomically, write_json
 from paceline.trial import Trial
 
@@ -64,6 +67,12 @@ class Job:
 
 
 def read_trial(trial_dir: Path) -> Trial:
-    """The trial that ``trial.json`` describes."""
+    """The trial that ``trial.json`` describes.
+
+    Raises: DataError if it is damaged.
+    """
     fields = read_json(trial_dir / "trial.json")
-    return Trial.model_validate({key: value for key, value in fields.items() if key not in ("id", "cell")})
+    try:
+        return Trial.model_validate({key: value for key, value in dict(fields).items() if key not in ("id", "cell")})
+    except (ValidationError, TypeError, ValueError) as error:
+        raise DataError(f"{trial_dir / 'trial.json'} describes no trial: {error}") from error

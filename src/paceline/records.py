@@ -37,7 +37,7 @@ class Start(Record):
     """A rank begins a trial; written by every rank."""
 
     kind: Literal["start"] = "start"
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Annotated[int, Field(le=SCHEMA_VERSION)] = SCHEMA_VERSION
     trial: str
     rank: int
     world_size: int
@@ -86,9 +86,9 @@ class Evaluation(Record):
     """The state of a trial at one evaluation; written by rank 0, totals since the trial began.
 
     ``train_time_s`` sums over updates the slowest rank's time; the four parts are means over ranks and sum to less
-    where ranks wait in turn. ``update_time_s`` has the quantiles p10, p50, p90 and max of the slowest rank's time for the
-    updates since the last evaluation. ``bytes_sent`` and ``num_collectives`` are those of rank 0. ``train`` averages over
-    the examples of the current epoch so far.
+    where ranks wait in turn. ``update_time_s`` has the quantiles p10, p50, p90 and max of the slowest rank's time for
+    the updates since the last evaluation. ``bytes_sent`` and ``num_collectives`` are those of rank 0. ``train`` averages
+    over the examples of the current epoch so far.
     """
 
     kind: Literal["evaluation"] = "evaluation"
@@ -254,9 +254,15 @@ def trial_dirs(run_dir: Path) -> Iterator[Path]:
 
 
 def exit_of(folder: Path) -> Exit | None:
-    """How the trial in ``folder`` ended; None while it has not."""
+    """How the trial in ``folder`` ended; None while it has not.
+
+    Raises: DataError if its ``exit.json`` is damaged.
+    """
     path = folder / "exit.json"
-    return Exit.model_validate(read_json(path)) if path.exists() else None
+    try:
+        return Exit.model_validate(read_json(path)) if path.exists() else None
+    except ValidationError as error:
+        raise DataError(f"{path} does not say how a trial ended: {error.errors()[0]['msg']}") from error
 
 
 class RecordFollower:

@@ -60,9 +60,12 @@ def canonical(kind: Kind, name: str) -> str:
     if ":" in name or name in REGISTRY[kind] or name in names(kind):
         return name
     raise UsageError(
-        f"unknown {kind.removesuffix('s')} '{name}': {nearest(name, names(kind))}, "
-        "or 'module:attribute' for one of your own"
+        f"unknown {_one_of(kind)} '{name}': {nearest(name, names(kind))}, or 'module:attribute' for one of your own"
     )
+
+
+def _one_of(kind: Kind) -> str:
+    return "strategy" if kind == "strategies" else kind.removesuffix("s")
 
 
 def resolve(kind: Kind, name: str) -> Any:  # noqa: ANN401 - what a third party registers has no common type
@@ -81,7 +84,7 @@ def resolve(kind: Kind, name: str) -> Any:  # noqa: ANN401 - what a third party 
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise UsageError(
-            f"{kind.removesuffix('s')} '{name}' cannot be imported: {error}. "
+            f"{_one_of(kind)} '{name}' cannot be imported: {error}. "
             "Is its package installed, and its folder on PYTHONPATH?"
         ) from error
     return found

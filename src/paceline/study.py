@@ -51,8 +51,19 @@ def _known(kind: registry.Kind, name: str) -> str:
         raise PydanticCustomError("unknown_name", "{message}", {"message": str(error)}) from error
 
 
+_SCALE = r"(?:(\d+)x)?(\d+)"
+
+
+def _with_short_forms(schema: dict[str, Any]) -> None:
+    table = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^{_SCALE}$"}, table]
+
+
 class Scale(Frozen):
     """A number of hosts times a number of ranks on each, written ``"2x4"``, or ``4`` for four ranks on one host."""
+
+    model_config = ConfigDict(json_schema_extra=_with_short_forms)
 
     num_hosts: PositiveInt = 1
     ranks_per_host: PositiveInt
@@ -73,7 +84,7 @@ class Scale(Frozen):
         if isinstance(value, int):
             return {"num_hosts": 1, "ranks_per_host": value}
         if isinstance(value, str):
-            match = re.fullmatch(r"(?:(\d+)x)?(\d+)", value)
+            match = re.fullmatch(_SCALE, value)
             if not match:
                 raise PydanticCustomError("scale", "a scale is a number of ranks, or 'HOSTSxRANKS' such as '2x4'")
             return {"num_hosts": int(match[1] or 1), "ranks_per_host": int(match[2])}
@@ -193,9 +204,14 @@ class PerRankBatch(Frozen):
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:  # not by min_length, which also counts those refused for another reason
+        raise PydanticCustomError("empty", "give at least one")
     if len(set(values)) < len(values):
         raise PydanticCustomError("repeated", "a value is given twice")
     return values
+
+
+_AT_LEAST_ONE = Field(json_schema_extra={"minItems": 1, "uniqueItems": True})
 
 
 class Study(Frozen):
@@ -203,13 +219,13 @@ class Study(Frozen):
 
     name: Name = Field(description="names the run folder, ./runs/NAME")
     question: str = Field("", description="what the study is to answer; stands at the head of the report")
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
+    seeds: Annotated[tuple[Seed, ...], _AT_LEAST_ONE, AfterValidator(_distinct)]
     max_epochs: PositiveInt
     max_train_time_s: PositiveFloat | Literal["unlimited"] = "unlimited"
     evaluate_every: PositiveInt | Literal["epoch"] = Field("epoch", description="training samples between evaluations")
     stop_at_target: bool = False
-    scales: Annotated[tuple[Scale, ...], Field(min_length=1), AfterValidator(_distinct)] = (Scale(ranks_per_host=1),)
-    strategies: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)] = ("auto",)
+    scales: Annotated[tuple[Scale, ...], _AT_LEAST_ONE, AfterValidator(_distinct)] = (Scale(ranks_per_host=1),)
+    strategies: Annotated[tuple[str, ...], _AT_LEAST_ONE, AfterValidator(_distinct)] = ("auto",)
     threads_per_rank: PositiveInt | Literal["auto"] = Field(
         "auto", description="the same at every scale; 'auto': the cores of this host shared by the largest scale"
     )

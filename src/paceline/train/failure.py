@@ -11,7 +11,7 @@ from pathlib import Path
 from paceline.errors import PacelineError
 from paceline.records import read_json, write_json
 
-# What a rank says when another one has died: a consequence, never the cause.
+# What a rank says, always in a RuntimeError of torch, when another one has died: a consequence, never the cause.
 _BLAMES_A_PEER = re.compile(r"Connection (closed|reset|refused)|Broken pipe|Timed out|gloo|NCCL|recvValue|store", re.I)
 
 
@@ -24,7 +24,7 @@ def leave_word(trial_dir: Path, rank: int, error: BaseException) -> None:
             "rank": rank,
             "host": platform.node(),
             "error": str(error) if isinstance(error, PacelineError) else f"{type(error).__name__}: {error}",
-            "blames_a_peer": not isinstance(error, PacelineError) and bool(_BLAMES_A_PEER.search(str(error))),
+            "blames_a_peer": isinstance(error, RuntimeError) and bool(_BLAMES_A_PEER.search(str(error))),
             "traceback": "".join(traceback.format_exception(error))[-4000:],
         },
     )
