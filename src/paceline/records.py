@@ -87,8 +87,8 @@ class Evaluation(Record):
 
     ``train_time_s`` sums over updates the slowest rank's time; the four parts are means over ranks and sum to less
     where ranks wait in turn. ``update_time_s`` has the quantiles p10, p50, p90 and max of the slowest rank's time for
-    the updates since the last evaluation. ``bytes_sent`` and ``num_collectives`` are those of rank 0. ``train`` averages
-    over the examples of the current epoch so far.
+    the updates since the last evaluation. ``bytes_sent`` and ``num_collectives`` are those of rank 0. ``train``
+    averages over the examples of the current epoch so far.
     """
 
     kind: Literal["evaluation"] = "evaluation"
