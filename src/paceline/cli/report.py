@@ -35,7 +35,7 @@ def report(
     from paceline.analysis.compare import compare
     from paceline.analysis.load import load
     from paceline.cli.output import print_json, say
-    from paceline.errors import UsageError
+    from paceline.errors import PacelineError, UsageError
 
     if out is not None and not html:
         raise UsageError("--out says where the page goes and --no-html says to write none; give one of them")
@@ -51,7 +51,12 @@ def report(
         path = out if out is not None else run / "report.html"
         if path.is_dir():
             raise UsageError(f"{path} is a folder; give the name of a file, such as {path / 'report.html'}")
-        say(f"report: {write(loaded, comparison, path)}")
+        try:
+            say(f"report: {write(loaded, comparison, path)}")
+        except OSError as error:
+            raise PacelineError(
+                f"the report {path} cannot be written: {error.strerror}; make room, or name another file by --out"
+            ) from error
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:

@@ -127,9 +127,9 @@ def _wait_for_exit(launcher: Launcher) -> None:
 
 def _watch(poll: Callable[[], int | None], job: Job, trials: list[Trial], watcher: Watcher) -> None:
     """Pass on what rank 0 writes, trial by trial, until the job ends."""
-    for trial in trials:
+    followers = [RecordFollower(rank_file(job.folder / trial.id, 0)) for trial in trials]  # before any of them writes
+    for trial, follower in zip(trials, followers, strict=True):
         folder = job.folder / trial.id
-        follower = RecordFollower(rank_file(folder, 0))
         while True:
             ended = exit_of(folder)
             gone = poll() is not None

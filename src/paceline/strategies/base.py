@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class Strategy(ABC):
         self, *, model: nn.Module, workload: Workload, ranks: Ranks, mark: Callable[[int], None], autocast: bool
     ) -> None:
         self.model, self.workload, self.ranks, self.mark = model, workload, ranks, mark
-        self._autocast = torch.autocast(ranks.device.type, dtype=torch.bfloat16, enabled=autocast)
+        self._autocast = torch.autocast(ranks.device.type, dtype=torch.bfloat16) if autocast else nullcontext()
         self.outputs: list[Tensor] = []
 
     @abstractmethod

@@ -31,7 +31,8 @@ def train(arguments: TrainArguments) -> int:
         raise UsageError("start this by torchrun, or use `paceline train`")
     world_size, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
     study = arguments.study(num_ranks=world_size, num_hosts=world_size // local)
-    torch.set_num_threads(arguments.threads or max(1, (os.cpu_count() or 1) // local))
+    threads = study.threads_per_rank
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // local) if threads == "auto" else threads)
     device = choose_device(study.device)
     store = initialize(device, timeout_s=TIMEOUT_S)
     workload = open_workload(next(iter(study.workloads.values())), arguments.data_dir)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from paceline.errors import DataError
+from paceline.errors import DataError, PacelineError
 from paceline.records import write_atomically
 
 SCHEMA_VERSION = 1
@@ -20,19 +20,28 @@ KEPT = 2
 
 
 def save(trial_dir: Path, state: dict[str, Any], *, num_updates: int) -> Path:
-    """Write the state after ``num_updates`` updates and drop all but the newest two checkpoints."""
+    """Write the state after ``num_updates`` updates and drop all but the newest two checkpoints.
+
+    Raises: PacelineError if the disk is full or cannot be written.
+    """
     folder = trial_dir / "checkpoints"
     folder.mkdir(exist_ok=True)
     path = folder / f"update-{num_updates:09d}.pt"
     aside = folder / f".{path.name}.{os.getpid()}"
     try:
-        torch.save({"schema_version": SCHEMA_VERSION, **state}, aside)
-        write_atomically(_digest_path(path), _sha256(aside).encode())
-        with aside.open("rb") as file:
+        with aside.open("wb") as file:  # given a path, torch would keep the space of a file that did not fit
+            torch.save({"schema_version": SCHEMA_VERSION, **state}, file)
+            file.flush()
             os.fsync(file.fileno())
+        write_atomically(_digest_path(path), _sha256(aside).encode())
         aside.replace(path)
-    except BaseException:
+    except BaseException as error:
         aside.unlink(missing_ok=True)
+        cause = error if isinstance(error, OSError) else error.__context__  # torch raises its own on top of it
+        if isinstance(cause, OSError):
+            raise PacelineError(
+                f"checkpoint {path} cannot be written: {cause.strerror}; make room, and run the same command to go on"
+            ) from error
         raise
     for old in sorted(folder.glob("update-*.pt"))[:-KEPT]:
         old.unlink()

@@ -9,14 +9,23 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from paceline.errors import PacelineError
 from paceline.records import read_json, write_json
 from paceline.study import WorkloadEntry
 from paceline.train.worker import open_workload
 
 
-def main() -> None:
-    """Answer the requests in the file named on the command line."""
-    path = Path(sys.argv[1])
+def main() -> int:
+    """Answer the requests in the file named on the command line; returns the exit code."""
+    try:
+        _answer(Path(sys.argv[1]))
+    except PacelineError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+def _answer(path: Path) -> None:
     asked = read_json(path)
     facts = {}
     for label, settings in asked["workloads"].items():
@@ -30,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

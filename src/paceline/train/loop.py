@@ -30,6 +30,7 @@ from paceline.train.prefetch import prefetch
 from paceline.trial import Trial
 from paceline.workloads.base import Batch, Workload
 
+EXAMPLES_FETCHED_TOGETHER = 1024  # in one handoff from the prefetching thread, where updates are smaller
 LOOK_AT_LOSS_EVERY = 32  # updates, on a GPU, where each look waits for the device
 
 
@@ -168,7 +169,8 @@ class Training:
         epoch, total = self.progress.epoch, self.workload.num_examples["train"]
         order = epoch_permutation(total, seed=self.trial.seed, epoch=epoch)
         torch.manual_seed(_generator_seed(self.trial.seed, epoch, self.ranks.rank))
-        updates = prefetch(self._updates(order, epoch))
+        rank_batch_size = max(1, self.trial.global_batch_size // self.ranks.world_size)
+        updates = prefetch(self._updates(order, epoch), together=max(1, EXAMPLES_FETCHED_TOGETHER // rank_batch_size))
         sums = EpochSums()
         while sums.num_samples < total and not self.stop:
             self.clock.start()
@@ -323,9 +325,10 @@ class Training:
         self.saved_at = self.progress.num_updates
 
     def _discarded_pass(self) -> None:
-        """One forward and backward pass through the strategy whose results are thrown away.
+        """Two forward and backward passes through the strategy whose results are thrown away.
 
-        DDP's first iteration reduces in another order than later ones, and what is set up lazily is set up here.
+        DDP's first iteration reduces in another order than later ones; before its second, ranks wait for each other to
+        rearrange its buckets. What is set up lazily is set up here.
         """
         traffic = dict(vars(self.ranks.traffic))
         buffers = [buffer.clone() for buffer in self.model.buffers()]
@@ -333,8 +336,9 @@ class Training:
         order = epoch_permutation(self.workload.num_examples["train"], seed=self.trial.seed, epoch=self.progress.epoch)
         update = next(self._updates(order, self.progress.epoch))
         batches = [self.workload.prepare(batch, self.ranks.device) for batch in update.micro_batches]
-        self.strategy.objective(batches, num_examples=update.num_global)
-        self.strategy.zero_grad()
+        for _ in range(2):
+            self.strategy.objective(batches, num_examples=update.num_global)
+            self.strategy.zero_grad()
         torch.set_rng_state(generator)
         for buffer, before in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(before)

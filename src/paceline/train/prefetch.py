@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Generator, Iterable
 from contextlib import suppress
+from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -21,18 +22,20 @@ class _Failure:
 _END = object()
 
 
-def prefetch(items: Iterable[T], *, depth: int = 2) -> Generator[T, None, None]:
-    """Yield ``items`` in order, taking up to ``depth`` of them ahead of need, in a thread.
+def prefetch(items: Iterable[T], *, together: int = 1) -> Generator[T, None, None]:
+    """Yield ``items`` in order, taken ahead of need in a thread and handed over ``together`` at a time.
 
-    An exception raised by ``items`` is raised here in its turn. Closing this generator ends the thread.
+    A handoff costs both threads more than gathering a small batch does. At most three lots are held in memory. An
+    exception raised by ``items`` is raised here in its turn. Closing this generator ends the thread.
     """
-    ready: queue.Queue[object] = queue.Queue(maxsize=depth)
+    ready: queue.Queue[object] = queue.Queue(maxsize=1)
     closed = threading.Event()
 
     def fill() -> None:
         try:
-            for item in items:
-                ready.put(item)
+            source = iter(items)
+            while lot := tuple(islice(source, together)):
+                ready.put(lot)
                 if closed.is_set():
                     return
             ready.put(_END)
@@ -42,10 +45,10 @@ def prefetch(items: Iterable[T], *, depth: int = 2) -> Generator[T, None, None]:
     thread = threading.Thread(target=fill, name="prefetch", daemon=True)
     thread.start()
     try:
-        while (item := ready.get()) is not _END:
-            if isinstance(item, _Failure):
-                raise item.error
-            yield item  # type: ignore[misc]
+        while (lot := ready.get()) is not _END:
+            if isinstance(lot, _Failure):
+                raise lot.error
+            yield from lot  # type: ignore[misc]
     finally:
         closed.set()
         while thread.is_alive():  # it may be waiting for room

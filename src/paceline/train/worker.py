@@ -66,7 +66,6 @@ def _run_job(job: Job, device: torch.device, store: Store) -> None:
         trial_dir = job.folder / trial.id
         if dist.get_rank() < trial.num_ranks:
             if dist.get_rank() == 0:
-                failure.forget(trial_dir)
                 job.mark_running(trial.id)
             run_and_record(trial, job.data_dir, groups, trial_dir)
             if dist.get_rank() == 0:
@@ -83,6 +82,8 @@ def _open_trials(job: Job, store: Store) -> list[str]:
             trial_dir = job.folder / crashed
             cause = failure.merged_cause(trial_dir, read_trial(trial_dir).num_ranks)
             write_exit(trial_dir, Exit(status="failed", cause=cause))
+        for name in job.open_trials():
+            failure.forget(job.folder / name)
         store.set("open", "\n".join(job.open_trials()))
     return [name for name in store.get("open").decode().split("\n") if name]
 

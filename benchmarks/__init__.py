@@ -1,0 +1,1 @@
+"""What paceline costs beside what a user would write instead: ``python -m benchmarks [--quick] [NAME ...]``."""
