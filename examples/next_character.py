@@ -18,10 +18,11 @@ import hashlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from paceline.cards import Target
-from paceline.workloads.base import Batch, Split, Workload, WorkloadRequest
 from torch import Tensor, nn
 from torch.nn import functional
+
+from paceline.cards import Target
+from paceline.workloads.base import Batch, Split, Workload, WorkloadRequest
 
 MAX_CHARACTERS = 60_000
 
@@ -33,7 +34,7 @@ def build(request: WorkloadRequest) -> Workload:
 
 
 class NextCharacter(Workload):
-    """Predict a character from the ``context`` characters before it; every tenth place is validation, every 11th test."""
+    """Predict a character from the ``context`` characters before it; every tenth is validation, every 11th test."""
 
     def __init__(self, *, context: int) -> None:
         from pydoc_data.topics import topics
