@@ -28,6 +28,7 @@ class Strategy(ABC):
         self.model, self.workload, self.ranks, self.mark = model, workload, ranks, mark
         self._autocast = torch.autocast(ranks.device.type, dtype=torch.bfloat16) if autocast else nullcontext()
         self.outputs: list[Tensor] = []
+        self.with_gradients = list(model.parameters())  # every parameter that `objective` gives a gradient
 
     @abstractmethod
     def objective(self, micro_batches: Sequence[Batch], *, num_examples: float) -> Tensor:
@@ -40,9 +41,10 @@ class Strategy(ABC):
         Returns: the mean loss, a detached scalar. ``self.outputs`` keeps what the model said, one a micro-batch.
         """
 
-    @abstractmethod
     def zero_grad(self) -> None:
-        """Forget gradients."""
+        """Forget gradients; ``Module.zero_grad`` would walk the tree of modules each time."""
+        for parameter in self.with_gradients:
+            parameter.grad = None
 
     def close(self) -> None:  # noqa: B027 - most strategies hold nothing
         """Let go of what holds the process group."""

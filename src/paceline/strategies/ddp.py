@@ -42,6 +42,7 @@ class Ddp(Strategy):
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401
         super().__init__(**settings)
         self._with_slot = _LossWithSlot(self)
+        self.with_gradients.append(self._with_slot.slot)
         self._wrapped = DistributedDataParallel(self._with_slot, process_group=self.ranks.group)
         self._wrapped.register_comm_hook(None, self._sum_bucket)
         self._buffer_bytes = sum(buffer.nbytes for buffer in self.model.buffers())
@@ -60,13 +61,10 @@ class Ddp(Strategy):
         assert loss is not None
         return loss.detach()
 
-    def zero_grad(self) -> None:
-        """See the base class."""
-        self._with_slot.zero_grad(set_to_none=True)
-
     def close(self) -> None:
         """See the base class; also breaks the cycle of references, so that memory goes back at once."""
         del self._wrapped, self._with_slot
+        self.with_gradients.clear()
 
     def _sum_bucket(self, _: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
         self.mark(COMPUTE)

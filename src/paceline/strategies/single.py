@@ -23,7 +23,3 @@ class Single(Strategy):
             losses.append(loss.detach())
         self.mark(COMPUTE)
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-
-    def zero_grad(self) -> None:
-        """See the base class."""
-        self.model.zero_grad(set_to_none=True)
