@@ -12,8 +12,9 @@ HEAD = """# What paceline costs
 
 Speeds are compared as ratios of pairs that were taken turn by turn in one run (ABC CBA ABC ...), because the machine
 drifts by more than the differences that are looked for. Each row gives the median, the quartiles and how many values
-(or pairs) there were. Every process computes with one thread, on both sides; both sides compute the same, which is
-checked before they are timed. A row without a goal is there to compare with; a verdict
+(or pairs) there were. Every process computes
+with one thread and with the allocator settings with which paceline starts its ranks, on both sides; both sides compute
+the same, which is checked before they are timed. A row without a goal is there to compare with; a verdict
 is withheld where the same loop compared with itself is further from 1 than the result is from its goal.
 {warning}"""
 TABLE = "| what | goal | measured | quartiles | values | reached |\n|---|---|---|---|---|---|\n"

@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from paceline.launch.local import ALLOCATOR
+
 ROOT = Path(__file__).parent.parent
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# of every program here, ours and others: one thread, and the allocator's settings with which paceline starts its ranks
+ENVIRONMENT = ALLOCATOR | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 PACELINE = [str(Path(sys.executable).with_name("paceline"))]
 
 
@@ -17,7 +20,7 @@ def run(command: list[str], *, check: bool = True) -> str:
 
     Raises: RuntimeError with the end of what it wrote, if it failed.
     """
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | ONE_THREAD, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
     return done.stdout

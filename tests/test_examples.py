@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import CommandLine
 
+from conftest import CommandLine
 from paceline.study import load
 
 ROOT = Path(__file__).parents[1]

@@ -46,10 +46,12 @@ class MetricSums:
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = {}
 
-    def add(self, sums: dict[str, torch.Tensor]) -> None:
-        """Add sums over some examples, by name."""
+    def add(self, sums: dict[str, torch.Tensor], *, weight: float = 1.0) -> None:
+        """Add sums over some examples, by name, each times ``weight``. Tensors without a graph."""
         for name, value in sums.items():
-            self._sums[name] = self._sums.get(name, 0) + value.detach().double()
+            if name not in self._sums:
+                self._sums[name] = torch.zeros((), dtype=torch.float64, device=value.device)
+            self._sums[name].add_(value, alpha=weight)
 
     def means(self, num_examples: int, ranks: Ranks) -> dict[str, float]:
         """Divide by a number of examples, after adding up over ranks."""

@@ -225,7 +225,7 @@ class Training:
         self.progress.num_samples += update.num_global
         sums.num_samples += update.num_global
         loss, outputs = first[0]
-        sums.metrics.add({"loss": loss * (update.num_global / self.ranks.world_size)})
+        sums.metrics.add({"loss": loss}, weight=update.num_global / self.ranks.world_size)
         if update.num_own:
             for output, batch in zip(outputs, batches, strict=True):
                 sums.metrics.add(self.workload.metric_sums(output, batch))
