@@ -22,7 +22,7 @@ from paceline.errors import DataError
 SCHEMA_VERSION = 1
 
 Status = Literal["completed", "diverged", "failed", "stopped"]
-FINAL: tuple[Status, ...] = ("completed", "diverged", "failed")
+DONE: tuple[Status, ...] = ("completed", "diverged")  # never run again; a failed trial is tried again
 
 
 class Record(BaseModel):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from analysis.synthetic import make_run, make_study, write_trial
 from paceline.analysis.alike import refuse_unlike
-from paceline.analysis.compare import compare, median_or_none, reached_at, seeds_needed
+from paceline.analysis.compare import compare, median_or_none, reached_at
+from paceline.analysis.inference import seeds_needed
 from paceline.analysis.load import load
 from paceline.errors import UsageError
 from paceline.records import read_json, write_json
@@ -54,6 +55,14 @@ def test_a_seed_that_misses_counts_as_a_miss(tmp_path, how):
     cell = cells["adam+single@1x1"]
     assert (cell.num_trials, cell.num_reached, cell.time_to_target_s) == (3, 1, None)
     assert cell.statuses == {"completed": 1, how: 2}
+
+
+def test_the_expected_running_time_charges_misses_to_the_seeds_that_arrived(tmp_path):
+    cells = cells_of(make_run(tmp_path, outcome=lambda trial: "diverged" if trial.seed > 0 else "completed"))
+    cell = cells["adam+single@1x1"]
+    arrived, *missed = cell.trials
+    spent = arrived.time_to_target_s + sum(row.train_time_s for row in missed)
+    assert cell.expected_running_time_s == pytest.approx(spent)
 
 
 def test_a_diverged_trial_has_not_reached_the_target_even_if_it_was_there(tmp_path):

@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from paceline.analysis.alike import refuse_unlike
+from paceline.analysis.censoring import expected_running_time
+from paceline.analysis.inference import seeds_needed
 from paceline.analysis.load import Run, State, TrialResult, num_places
 from paceline.analysis.notes import notes
 from paceline.cards import Target
 from paceline.errors import UsageError
-from paceline.records import Evaluation
+from paceline.records import DONE, Evaluation
 from paceline.study import Study
 
 PARTS = ("data", "compute", "communication", "optimizer")
-LEVEL = 0.05  # of all declared comparisons together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,8 @@ class Cell:
     """A cell's numbers: medians over seeds unless a name says otherwise, None where a median is not reached.
 
     ``time_split`` are shares of the training time, ``other`` being what slower ranks and the rest took; bytes are
-    those that rank 0 sent; ``peak_memory_bytes`` is the greatest of any rank.
+    those that rank 0 sent; ``peak_memory_bytes`` is the greatest of any rank. ``expected_running_time_s`` is what all
+    finished seeds spent per seed that reached the target.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Cell:
     num_reached: int
     statuses: dict[str, int]
     time_to_target_s: float | None
+    expected_running_time_s: float | None
     updates_to_target: float | None
     samples_to_target: float | None
     gradient_evaluations_to_target: float | None
@@ -180,11 +183,6 @@ def compare(run: Run) -> Comparison:
     )
 
 
-def seeds_needed(num_comparisons: int) -> int:
-    """The fewest seeds with which a paired exact sign-flip test under Holm can reach the 5 % level."""
-    return next(n for n in range(1, 64) if 2.0 ** (1 - n) <= LEVEL / max(1, num_comparisons))
-
-
 def reached_at(result: TrialResult) -> Evaluation | None:
     """The first evaluation at or beyond the target; None for a trial that diverged, whatever it had reached."""
     if result.status == "diverged":
@@ -243,6 +241,7 @@ def _cell(name: str, results: Sequence[TrialResult], *, num_planned: int) -> Cel
         num_reached=sum(row.time_to_target_s is not None for row in rows),
         statuses=dict(Counter(row.status for row in rows)),
         time_to_target_s=median_or_none(row.time_to_target_s for row in rows),
+        expected_running_time_s=_expected_running_time(rows),
         updates_to_target=median_or_none(row.updates_to_target for row in rows),
         samples_to_target=median_or_none(row.samples_to_target for row in rows),
         gradient_evaluations_to_target=median_or_none(row.gradient_evaluations_to_target for row in rows),
@@ -281,6 +280,15 @@ def _row(result: TrialResult) -> TrialRow:
         validation=dict(result.evaluations[-1].validation) if result.evaluations else {},
         test=dict(end.test) if end else {},
     )
+
+
+def _expected_running_time(rows: Sequence[TrialRow]) -> float | None:
+    """Training time spent per seed that reached the target, misses included; None if none of them did."""
+    over = [row for row in rows if row.status in DONE]
+    if not any(row.time_to_target_s is not None for row in over):
+        return None
+    spent = [row.train_time_s if row.time_to_target_s is None else row.time_to_target_s for row in over]
+    return expected_running_time(spent, [row.time_to_target_s is not None for row in over])
 
 
 def _last(result: TrialResult) -> Evaluation | None:

@@ -16,14 +16,13 @@ from paceline.launch.base import Launcher, cores_of_this_host
 from paceline.plan.environment import environment
 from paceline.plan.facts import remarks_on_targets, workload_facts
 from paceline.plan.folder import hold
-from paceline.records import AnyRecord, Exit, RecordFollower, exit_of, rank_file, write_json
+from paceline.records import DONE, AnyRecord, Exit, RecordFollower, exit_of, rank_file, write_json
 from paceline.study import Study
 from paceline.trial import Trial, expand
 
 POLL_S = 0.1
 EXIT_GRACE_S = 10.0
 ROOM_FOR_RECORDS_BYTES = 1_000_000
-DONE = ("completed", "diverged")  # never run again; a failed trial is tried again by the next `paceline run`
 
 
 class Watcher(Protocol):
