@@ -54,9 +54,11 @@ momentum = 0.9
 [optimizers.adam]
 lr = 1e-3
 
+# L-BFGS evaluates the objective several times an update, and wants larger batches.
 # [optimizers.lbfgs]
-# lr = 0.1
-# max_iter = 5
+# max_iter = 4
+# history_size = 10
+# line_search = "strong_wolfe"
 """
 
 
