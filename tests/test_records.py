@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from disks import tmpfs
 from paceline.errors import DataError
 from paceline.records import (
     End,
@@ -164,22 +163,8 @@ def test_what_is_no_json_is_named(tmp_path):
             read_json(tmp_path / name)
 
 
-@contextmanager
-def tiny_disk(folder: Path, size: str = "16k"):
-    """A file system that holds next to nothing."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
-    with tiny_disk(tmp_path / "disk") as disk:
+    with tmpfs(tmp_path / "disk", "size=16k") as disk:
         write_json(disk / "state.json", {"old": True})
         with pytest.raises(OSError, match="No space left"):
             write_atomically(disk / "state.json", os.urandom(100_000))

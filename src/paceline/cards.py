@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from paceline.errors import UsageError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
@@ -148,6 +150,16 @@ class WorkloadCard:
     datasets: tuple[str, ...]
     targets: dict[str, tuple[float, str]]
     metric: str = "accuracy"
+
+    def candidates(self, workload: str, dataset: str) -> tuple[str, ...]:
+        """The data sets that may serve where a study asks for ``dataset``, in order of preference.
+
+        Raises: UsageError if ``workload`` cannot use it.
+        """
+        if dataset not in ("auto", *self.datasets):
+            allowed = ", ".join(("auto", *self.datasets))
+            raise UsageError(f"workload {workload} cannot use the data set '{dataset}'; allowed: {allowed}")
+        return self.datasets if dataset == "auto" else (dataset,)
 
     def was_reached_on(self, dataset: str, data_digest: str) -> bool:
         """Whether the target on ``dataset`` was reached on data of this very digest."""

@@ -9,6 +9,11 @@ from paceline.job import read_trial
 from paceline.records import SCHEMA_VERSION, End, Evaluation, exit_of, rank_file, read_records
 
 
+def as_text(summary: dict[str, Any]) -> str:
+    """A summary for people, a line an entry."""
+    return "\n".join(f"{key:26} {value}" for key, value in summary.items())
+
+
 def summarize(trial_dir: Path) -> dict[str, Any]:
     """What ``paceline train --json`` prints. Scores are None where a trial has none; times are in seconds."""
     trial, how = read_trial(trial_dir), exit_of(trial_dir)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from disks import tmpfs
 from paceline.data import catalog
 from paceline.records import exit_of, trial_dirs
 
@@ -45,19 +45,6 @@ def check(done: subprocess.CompletedProcess[str], code: int, *words: str) -> Non
     assert "Traceback" not in done.stderr
     for word in words:
         assert word in done.stderr
-
-
-@contextmanager
-def small_disk(folder: Path, size: str):
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 WRONG = {
@@ -112,7 +99,7 @@ def test_a_file_where_the_run_folder_should_be_is_named(paceline):
 def test_a_disk_that_is_full_before_anything_runs(paceline):
     """One message; the study can be run once there is room."""
     study = write_study(paceline.folder, "full")
-    with small_disk(paceline.folder / "disk", "16k") as disk:
+    with tmpfs(paceline.folder / "disk", "size=16k") as disk:
         (disk / "filler").write_bytes(b"x" * 8192)
         check(paceline("run", study, "--runs", disk), 1, "cannot be used: No space left on device", "make room")
         assert not list(disk.rglob("trial.json"))
@@ -122,7 +109,7 @@ def test_a_disk_that_is_full_before_anything_runs(paceline):
 def test_a_disk_that_fills_up_while_training(paceline):
     """It is said that the disk is full; no trial is taken for done; the same command goes on after making room."""
     study = write_study(paceline.folder, "filling")
-    with small_disk(paceline.folder / "disk", "100k") as disk:  # room for records, not for a checkpoint
+    with tmpfs(paceline.folder / "disk", "size=100k") as disk:  # room for records, not for a checkpoint
         done = paceline("run", study, "--runs", disk)
         assert done.returncode == 1
         assert "Traceback" not in done.stderr, done.stderr
@@ -136,7 +123,7 @@ def test_a_disk_that_fills_up_while_training(paceline):
 
 def test_a_read_only_folder_is_named(paceline):
     """By a read-only mount, since mode bits do not bind root."""
-    with small_disk(paceline.folder / "disk", "1m") as disk:
+    with tmpfs(paceline.folder / "disk", "size=1m") as disk:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         check(paceline(*trial_words(), "--runs", disk), 1, "Read-only file system", "choose another by --runs DIR")
 

@@ -1,6 +1,5 @@
 """Preparing a store and reading from it: exact, in bounded memory, all or nothing."""
 
-import contextlib
 import json
 import os
 import pickle
@@ -15,6 +14,7 @@ import pytest
 from filelock import FileLock
 from imagenet_source import LABELS, change, dump, load, write_source
 
+from disks import tmpfs
 from paceline.data import imagenet
 from paceline.data.prepare import prepare
 from paceline.data.store import open_store, read_meta, store_digest
@@ -29,20 +29,6 @@ def source(tmp_path):
 @pytest.fixture
 def store(source, tmp_path):
     return prepare("imagenet32", source, tmp_path / "stores")
-
-
-@contextlib.contextmanager
-def tmpfs(folder: Path, options: str):
-    folder.mkdir(exist_ok=True)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def published(source: Path, names=imagenet.TRAIN_FILES) -> tuple[np.ndarray, np.ndarray]:

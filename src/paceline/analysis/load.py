@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from paceline.errors import DataError, UsageError
+from paceline.job import read_trial
 from paceline.records import (
     AnyRecord,
     End,
@@ -128,7 +129,7 @@ def load(run_dir: Path) -> Run:
         folder=run_dir,
         study=study,
         environment=environment,
-        results=tuple(_read_trial(folder, study) for folder in folders),
+        results=tuple(_read_result(folder, study) for folder in folders),
     )
 
 
@@ -163,13 +164,13 @@ def _read_study(path: Path) -> Study | None:
         ) from error
 
 
-def _read_trial(folder: Path, study: Study | None) -> TrialResult:
-    trial = _read_settings(folder / "trial.json", study)
+def _read_result(folder: Path, study: Study | None) -> TrialResult:
+    trial = _with_target_of(study, read_trial(folder))
     records = {
         rank: read_records(path) for rank in range(trial.num_ranks) if (path := rank_file(folder, rank)).exists()
     }
     ranks = tuple(_of_rank(rank, own) for rank, own in records.items())
-    exit_ = _read_exit(folder)
+    exit_ = exit_of(folder)
     status: State = exit_.status if exit_ else "running" if any(records.values()) else "waiting"
     return TrialResult(
         trial=trial,
@@ -181,26 +182,12 @@ def _read_trial(folder: Path, study: Study | None) -> TrialResult:
     )
 
 
-def _read_settings(path: Path, study: Study | None) -> Trial:
+def _with_target_of(study: Study | None, trial: Trial) -> Trial:
     """The trial, with the target that the study states now unless training stopped at the old one."""
-    settings = read_json(path)
-    if not isinstance(settings, dict):
-        raise DataError(f"{path} holds no JSON object; remove the folder and run the study again")
-    try:
-        trial = Trial.model_validate({key: value for key, value in settings.items() if key not in ("id", "cell")})
-    except ValidationError as error:
-        raise DataError(f"{path} is not a trial that this paceline can read: {_first(error)}") from error
     entry = study.workloads.get(trial.workload) if study else None
     if entry is None or entry.target == "auto" or trial.stop_at_target:
         return trial
     return trial.model_copy(update={"target_value": entry.target})
-
-
-def _read_exit(folder: Path) -> Exit | None:
-    try:
-        return exit_of(folder)
-    except ValidationError as error:
-        raise DataError(f"{folder / 'exit.json'} does not say how the trial ended: {_first(error)}") from error
 
 
 def _cause(exit_: Exit, ranks: Sequence[RankRecords]) -> str:

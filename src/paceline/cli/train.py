@@ -16,7 +16,7 @@ def train(*, ranks: Annotated[int, Parameter(help="number of ranks, in total")] 
     from paceline.cli.output import print_json, print_text
     from paceline.cli.progress import make_watcher
     from paceline.plan.run import run_study
-    from paceline.summary import summarize
+    from paceline.summary import as_text, summarize
 
     study = free_name(arguments.study(num_ranks=ranks), arguments.runs)
     with closing(make_watcher()) as watcher:
@@ -25,5 +25,5 @@ def train(*, ranks: Annotated[int, Parameter(help="number of ranks, in total")] 
     if arguments.json:
         print_json(summary)
     else:
-        print_text("\n".join(f"{key:26} {value}" for key, value in summary.items()))
+        print_text(as_text(summary))
     return 1 if result.count("failed") else 0

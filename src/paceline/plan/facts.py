@@ -41,14 +41,10 @@ def remarks_on_targets(study: Study, facts: dict[str, WorkloadFacts]) -> list[st
 
 def _of_built_in(entry: WorkloadEntry, data_dir: Path | None) -> WorkloadFacts:
     card = WORKLOADS[entry.name]
-    if entry.dataset not in ("auto", *card.datasets):
-        raise UsageError(
-            f"workload {entry.name} cannot use the data set '{entry.dataset}'; "
-            f"allowed: auto, {', '.join(card.datasets)}"
-        )
+    candidates = card.candidates(entry.name, entry.dataset)
     if entry.options:
         raise UsageError(f"workload {entry.name} takes no options (given: {', '.join(entry.options)}); remove them")
-    dataset = find_first(card.datasets, data_dir) if entry.dataset == "auto" else entry.dataset
+    dataset = find_first(candidates, data_dir)
     return WorkloadFacts(dataset=dataset, data_digest=dataset_digest(dataset, data_dir), target=card.target_on(dataset))
 
 

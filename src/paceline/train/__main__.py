@@ -16,7 +16,7 @@ from paceline.errors import PacelineError, UsageError
 from paceline.job import read_trial
 from paceline.records import write_json
 from paceline.study import Study
-from paceline.summary import summarize
+from paceline.summary import as_text, summarize
 from paceline.train.group import Groups, choose_device, initialize
 from paceline.train.worker import open_workload, run_and_record
 from paceline.trial import WorkloadFacts, as_json, expand
@@ -42,8 +42,7 @@ def train(arguments: TrainArguments) -> int:
     status = run_and_record(read_trial(trial_dir), arguments.data_dir, Groups([world_size], device), trial_dir)
     if dist.get_rank() == 0:
         summary = summarize(trial_dir)
-        shown = json.dumps(summary) if arguments.json else "\n".join(f"{k:26} {v}" for k, v in summary.items())
-        sys.stdout.write(shown + "\n")
+        sys.stdout.write((json.dumps(summary) if arguments.json else as_text(summary)) + "\n")
     dist.barrier()
     return 1 if status == "failed" else 0
 

@@ -111,13 +111,13 @@ class Training:
         self.strategy.close()
 
     def begin(self, began: float) -> None:
-        """Go on from a checkpoint if there is one; make the discarded first pass; write the start record."""
+        """Go on from a checkpoint if there is one; make the discarded passes; write the start record."""
         state = checkpoint.load_newest(self.trial_dir)
         if state is not None:
             self._restore(state)
         if self.records.has_records:
             self.records.append(Resumed(rank=self.ranks.rank, num_updates=self.progress.num_updates))
-        self._discarded_pass()
+        self._discarded_passes()
         self.records.append(
             start_record(
                 self.trial,
@@ -324,7 +324,7 @@ class Training:
         vars(self.ranks.traffic).update(state["traffic"])
         self.saved_at = self.progress.num_updates
 
-    def _discarded_pass(self) -> None:
+    def _discarded_passes(self) -> None:
         """Two forward and backward passes through the strategy whose results are thrown away.
 
         DDP's first iteration reduces in another order than later ones; before its second, ranks wait for each other to

@@ -81,10 +81,9 @@ class ImageClassification(Workload):
 def build_images(name: str, request: WorkloadRequest, model: Callable[[ImageDataset], nn.Module]) -> Workload:
     """A built-in workload by its card; ``dataset = "auto"`` takes the first of the card's data sets that is found."""
     card = WORKLOADS[name]
-    if request.dataset not in ("auto", *card.datasets):
-        raise UsageError(f"workload {name} cannot use the data set '{request.dataset}'; it takes {card.datasets}")
+    candidates = card.candidates(name, request.dataset)
     if request.options:
         raise UsageError(f"workload {name} takes no options, given: {', '.join(name for name, _ in request.options)}")
-    chosen = find_first(card.datasets, request.data_dir) if request.dataset == "auto" else request.dataset
+    chosen = find_first(candidates, request.data_dir)
     dataset = open_dataset(chosen, request.data_dir)
     return ImageClassification(dataset, target=card.target_on(chosen), model=model, augmentation=request.augmentation)
