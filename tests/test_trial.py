@@ -22,6 +22,7 @@ def settings(**changes: Any) -> dict[str, Any]:
     return {
         "name": "small",
         "seeds": [3, 1],
+        "aa_pair": False,
         "max_epochs": 3,
         "scales": [1, 2],
         "batch": {"rule": "global", "global_batch_size": 64},

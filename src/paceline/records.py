@@ -34,7 +34,11 @@ class Record(BaseModel):
 
 
 class Start(Record):
-    """A rank begins a trial; written by every rank."""
+    """A rank begins a trial; written by every rank.
+
+    ``chance`` is what a model that ignores its input scores on the validation set at best: the entropy of the labels
+    as ``loss``, the share of the commonest one as ``accuracy``; empty where targets are no classes, and on ranks above 0.
+    """
 
     kind: Literal["start"] = "start"
     schema_version: Annotated[int, Field(le=SCHEMA_VERSION)] = SCHEMA_VERSION
@@ -54,6 +58,7 @@ class Start(Record):
     affinity: list[int]
     num_parameters: int
     num_examples: dict[str, int]
+    chance: dict[str, float] = {}
     initial_parameters_digest: str
     startup_s: float
 
@@ -61,8 +66,8 @@ class Start(Record):
 class Epoch(Record):
     """A rank's own account of one epoch; written by every rank.
 
-    ``indices_digest`` of all ranks add up to that of the whole epoch; ``parameters_digest`` is the same on all.
-    Seconds and bytes are this rank's, since the trial began.
+    ``indices_digest`` of all ranks add up to that of the whole epoch, and ``order_digest``, which also says in which
+    update an example was seen, to the same sum at every scale; ``parameters_digest`` is the same on all. Seconds and bytes are this rank's, since the trial began.
     """
 
     kind: Literal["epoch"] = "epoch"
@@ -71,6 +76,7 @@ class Epoch(Record):
     num_updates: int
     num_indices: int
     indices_digest: str
+    order_digest: str = ""
     parameters_digest: str
     train_time_s: float
     data_s: float
@@ -88,7 +94,7 @@ class Evaluation(Record):
     ``train_time_s`` sums over updates the slowest rank's time; the four parts are means over ranks and sum to less
     where ranks wait in turn. ``update_time_s`` has the quantiles p10, p50, p90 and max of the slowest rank's time for
     the updates since the last evaluation. ``bytes_sent`` and ``num_collectives`` are those of rank 0. ``train``
-    averages over the examples of the current epoch so far.
+    averages over the examples of the current epoch so far; ``num_validation`` examples were scored, over all ranks.
     """
 
     kind: Literal["evaluation"] = "evaluation"
@@ -109,6 +115,7 @@ class Evaluation(Record):
     num_collectives: int
     train: dict[str, float]
     validation: dict[str, float]
+    num_validation: int | None = None
 
 
 class Resumed(Record):
@@ -151,6 +158,26 @@ class Exit(BaseModel):
     status: Status
     cause: str = ""
     time: float = Field(default_factory=time.time)
+
+
+class Finding(BaseModel):
+    """The outcome of one check: ``check`` names it, ``evidence`` is a sentence with the figures that decided."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    check: str
+    status: Literal["pass", "fail", "not applicable"]
+    evidence: str
+
+
+class Checks(BaseModel):
+    """``checks.json``: what was found before the first trial; ``of`` is a digest of what was checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Annotated[int, Field(le=SCHEMA_VERSION)] = SCHEMA_VERSION
+    of: str
+    findings: tuple[Finding, ...]
 
 
 class RecordFile:

@@ -238,6 +238,9 @@ class Study(Frozen):
     comparisons: tuple[tuple[str, str], ...] | Literal["baseline"] = Field(
         "baseline", description="pairs of cells such as ['adam@2', 'adam@1']; 'baseline': every cell against it"
     )
+    aa_pair: bool = Field(
+        True, description="run the baseline twice with each seed: the noise of the machine, below which nothing is claimed"
+    )
 
     @field_validator("workloads", "optimizers", mode="before")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,7 +26,8 @@ class WorkloadFacts:
 class Trial(Frozen):
     """One training run: workload, optimizer, strategy, scale, seed, and the rules of its study.
 
-    ``target`` says what counts as reached; it is no part of the id unless training stops there.
+    ``target`` says what counts as reached; it is no part of the id unless training stops there. ``repeat`` is 1 for the
+    second half of an A/A pair: the same computation once more, timed to learn what the machine's noise is.
     """
 
     study: str
@@ -56,6 +57,7 @@ class Trial(Frozen):
     target_metric: str
     target_value: float
     target_mode: Literal["max", "min"]
+    repeat: int = 0
 
     @property
     def num_ranks(self) -> int:
@@ -91,28 +93,36 @@ class Trial(Frozen):
     def id(self) -> str:
         """A readable name and ten hex digits of the hash of the scientific fields and the data digest."""
         ignored = {"study", *(() if self.stop_at_target else ("target_metric", "target_value", "target_mode"))}
+        ignored |= set() if self.repeat else {"repeat"}
         canonical = json.dumps(self.model_dump(mode="json", exclude=ignored), sort_keys=True)
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
         readable = f"{self.workload}_{self.label}_{self.strategy}_{self.scale}_seed{self.seed}"
+        readable += "_again" if self.repeat else ""
         return f"{re.sub(r'[^A-Za-z0-9._-]', '-', readable)}_{digest}"
 
 
 def expand(study: Study, facts: Mapping[str, WorkloadFacts], *, threads_per_rank: int) -> list[Trial]:
     """Every trial of a study, interleaved by seed over all cells so that drift of the machine favours none.
 
+    Where the study asks for an A/A pair, each seed ends with the baseline of each workload once more.
     Args:
         facts: by workload label.
         threads_per_rank: what ``auto`` stands for on the hosts at hand.
     Raises: UsageError if two trials would be the same, or a comparison names no cell.
     """
-    trials = [
-        _trial(study, label, entry, facts[label], optimizer, strategy, scale, seed, threads_per_rank)
-        for seed in study.seeds
-        for label, entry in study.workloads.items()
-        for optimizer in study.optimizers
-        for scale in study.scales
-        for strategy in study.strategies_at(scale)
-    ]
+    trials: list[Trial] = []
+    for seed in study.seeds:
+        own = [
+            _trial(study, label, entry, facts[label], optimizer, strategy, scale, seed, threads_per_rank)
+            for label, entry in study.workloads.items()
+            for optimizer in study.optimizers
+            for scale in study.scales
+            for strategy in study.strategies_at(scale)
+        ]
+        trials += own
+        if study.aa_pair:
+            baselines = {baseline(study, workload, own) for workload in study.workloads}
+            trials += [trial.model_copy(update={"repeat": 1}) for trial in own if trial.cell in baselines]
     comparisons(study, trials)
     return trials
 
@@ -164,20 +174,33 @@ def _trial(
     )
 
 
-def comparisons(study: Study, trials: list[Trial]) -> list[tuple[str, str]]:
+def comparisons(study: Study, trials: Sequence[Trial]) -> list[tuple[str, str]]:
     """The declared comparisons as pairs of cells, within each workload; by default every cell against the baseline.
 
     Raises: UsageError if a name fits no cell, or more than one.
     """
     pairs: list[tuple[str, str]] = []
     for workload in study.workloads:
-        cells = list(dict.fromkeys(trial.cell for trial in trials if trial.workload == workload))
-        baseline = cells[0] if study.baseline == "auto" else _select(study.baseline, cells)
+        cells = _cells(workload, trials)
         if study.comparisons == "baseline":
-            pairs += [(cell, baseline) for cell in cells if cell != baseline]
+            reference = baseline(study, workload, trials)
+            pairs += [(cell, reference) for cell in cells if cell != reference]
         else:
             pairs += [(_select(one, cells), _select(other, cells)) for one, other in study.comparisons]
     return pairs
+
+
+def baseline(study: Study, workload: str, trials: Sequence[Trial]) -> str:
+    """The cell that is the baseline of a workload: the one that the study names, else its first.
+
+    Raises: UsageError if its name fits no cell, or more than one.
+    """
+    cells = _cells(workload, trials)
+    return cells[0] if study.baseline == "auto" else _select(study.baseline, cells)
+
+
+def _cells(workload: str, trials: Sequence[Trial]) -> list[str]:
+    return list(dict.fromkeys(trial.cell for trial in trials if trial.workload == workload))
 
 
 def _select(name: str, cells: list[str]) -> str:

@@ -23,6 +23,7 @@ def make_study(**changes: Any) -> Study:
         "name": "synthetic",
         "question": "Does a second rank pay on this machine?",
         "seeds": [0, 1, 2],
+        "aa_pair": False,
         "max_epochs": 5,
         "scales": [1, 2],
         "batch": {"rule": "global", "global_batch_size": 64},

@@ -19,6 +19,7 @@ CONTESTANTS = {"--workload": "logreg-mnist", "--optimizer": "adam"}
 STUDY = """
 name = "{name}"
 seeds = [0]
+aa_pair = false
 max_epochs = 1
 threads_per_rank = 1
 batch = {{ rule = "global", global_batch_size = 500 }}

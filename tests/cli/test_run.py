@@ -18,6 +18,7 @@ STUDY = """
 name = "tiny"
 question = "does it run?"
 seeds = [0]
+aa_pair = false
 scales = [1, 2]
 max_epochs = 1
 threads_per_rank = 1

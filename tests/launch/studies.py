@@ -13,6 +13,7 @@ def write_study(
     path.write_text(f"""
 name = "{name}"
 seeds = [0]
+aa_pair = false
 scales = {scales}
 max_epochs = {max_epochs}
 threads_per_rank = 1

@@ -21,6 +21,7 @@ def toy_settings(**changes: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "name": "toy",
         "seeds": [0],
+        "aa_pair": False,
         "max_epochs": 2,
         "scales": [1],
         "threads_per_rank": 1,

@@ -103,8 +103,8 @@ class Run:
         """How many trials the study has, started or not."""
         if self.study is None:
             return len(self.results)
-        cells = len(self.study.workloads) * len(self.study.optimizers) * num_places(self.study)
-        return max(len(self.results), cells * len(self.study.seeds))
+        cells = len(self.study.optimizers) * num_places(self.study) + self.study.aa_pair
+        return max(len(self.results), len(self.study.workloads) * cells * len(self.study.seeds))
 
 
 def num_places(study: Study) -> int:
