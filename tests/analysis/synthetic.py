@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from paceline import records, trial
 from paceline.cards import Target
+from paceline.data.order import indices_digest
 from paceline.study import Study, validate
 from paceline.trial import Trial, WorkloadFacts
 
 NUM_TRAIN = 5400
+WHOLE = indices_digest(np.arange(NUM_TRAIN)).partition("-")[2]
 # (how fast it learns per epoch, where it ends, seconds an update, gradient evaluations an update)
 CHARACTER = {"sgd": (0.55, 0.985, 0.010, 1), "adam": (0.8, 0.982, 0.012, 1), "lbfgs": (0.35, 0.96, 0.055, 6)}
 
@@ -47,8 +53,12 @@ def make_run(
     evaluations_per_epoch: int = 1,
     start: dict[str, Any] | None = None,
     rank_start: Callable[[Trial], dict[str, Any]] = lambda trial: {},
+    num_distinct_seeds: int | None = None,
 ) -> Path:
-    """Write RUNS/STUDY; ``outcome`` says for each trial: completed, diverged, failed, stopped, running or waiting."""
+    """Write RUNS/STUDY; ``outcome`` says for each trial: completed, diverged, failed, stopped, running or waiting.
+
+    Seeds beyond the first ``num_distinct_seeds`` are copies of those, under names of their own: quick for large runs.
+    """
     study = study or make_study()
     facts = {
         label: WorkloadFacts(
@@ -69,9 +79,14 @@ def make_run(
         "hosts": {host: {"processor": "Synthetic CPU", "num_cores": num_cores, "memory_bytes": 8 * 2**30}},
     }
     records.write_json(folder / "environment.json", environment)
+    written: dict[tuple[str, int, int], Path] = {}
     for one in trial.expand(study, facts, threads_per_rank=1):
+        original = (one.cell, one.repeat, study.seeds.index(one.seed) % (num_distinct_seeds or len(study.seeds)))
+        if original in written:
+            copy_trial(written[original], one)
+            continue
         base = {"host": host, "num_cores": num_cores, "affinity": list(range(num_cores))}
-        write_trial(
+        written[original] = write_trial(
             folder,
             one,
             status=outcome(one),
@@ -102,15 +117,41 @@ def write_trial(
     return own
 
 
+def copy_trial(source: Path, one: Trial) -> None:
+    """Write the records of ``source`` as those of another trial of its cell."""
+    own = source.parent / one.id
+    own.mkdir()
+    (own / "trial.json").write_text(json.dumps(trial.as_json(one)))
+    for path in source.iterdir():
+        if path.name != "trial.json":
+            (own / path.name).write_bytes(path.read_bytes().replace(source.name.encode(), one.id.encode()))
+
+
+def _hex(*what: object, digits: int) -> str:
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:digits]
+
+
+def _share(whole: str, one: Trial, rank: int, *what: object) -> str:
+    """A rank's share of a digest of indices: those of all ranks add up to ``whole``, as ``combine_digests`` adds."""
+    count = NUM_TRAIN * (rank + 1) // one.num_ranks - NUM_TRAIN * rank // one.num_ranks
+    others = [_hex(one.num_ranks, other, *what, digits=32) for other in range(1, one.num_ranks)]
+    if rank > 0:
+        return f"{count}-{others[rank - 1]}"
+    halves = (slice(16), slice(16, 32))
+    lanes = [(int(whole[half], 16) - sum(int(other[half], 16) for other in others)) % 2**64 for half in halves]
+    return f"{count}-" + "".join(f"{lane:016x}" for lane in lanes)
+
+
 def _records(one: Trial, rank: int, last_epoch: int, status: str, per_epoch: int, start: dict[str, Any]) -> list[Any]:
     slope, ceiling, update_s, gradients = CHARACTER.get(one.label, CHARACTER["sgd"])
     # the same numbers on every rank, other numbers for every trial
-    noise = random.Random(f"{one.id}")  # noqa: S311
+    first = one.model_copy(update={"repeat": 0})  # a repeat learns the same, and only takes another time
+    noise, jitter = random.Random(first.id), random.Random(one.id).uniform(0.99, 1.01)  # noqa: S311
     lag = 1 + 0.1 * one.seed + noise.uniform(-0.05, 0.05)
     communication_s = 0.0 if one.strategy == "single" else 0.002 if one.num_ranks == 1 else 0.004
     compute_s = update_s / one.num_ranks**0.8
     updates = math.ceil(NUM_TRAIN / one.global_batch_size)
-    total_s = (compute_s + communication_s + 0.0008) * lag
+    total_s = (compute_s + communication_s + 0.0008) * lag * jitter
     found: list[Any] = [
         records.Start(
             **{
@@ -130,14 +171,15 @@ def _records(one: Trial, rank: int, last_epoch: int, status: str, per_epoch: int
                 "affinity": [0, 1],
                 "num_parameters": 61_706,
                 "num_examples": {"train": NUM_TRAIN, "validation": 600, "test": 1000},
-                "initial_parameters_digest": f"p{one.seed}",
+                "chance": {"loss": math.log(10), "accuracy": 0.1} if rank == 0 else {},
+                "initial_parameters_digest": _hex(one.seed, digits=16),
                 "startup_s": 0.4,
             }
             | start
         )
     ]
     bytes_sent = 0 if one.num_ranks == 1 else 61_706 * 4
-    step, last = 0, {}
+    step, last, parameters = 0, {}, ""
     for step in range(1, last_epoch * per_epoch + 1):
         done = step * updates // per_epoch
         share = done / updates
@@ -156,7 +198,7 @@ def _records(one: Trial, rank: int, last_epoch: int, status: str, per_epoch: int
             "communication_s": done * communication_s * lag,
             "optimizer_s": done * compute_s * 0.1 * lag,
             "bytes_sent": bytes_sent * done * gradients,
-            "num_collectives": done * gradients,
+            "num_collectives": 0 if one.strategy == "single" else done * gradients,
         }
         if rank == 0:
             found.append(
@@ -170,17 +212,23 @@ def _records(one: Trial, rank: int, last_epoch: int, status: str, per_epoch: int
                     checkpoint_time_s=0.1 * step,
                     train={"loss": loss, one.target_metric: value},
                     validation={"loss": loss * 1.1, one.target_metric: value},
+                    num_validation=600,
                     **totals,
                 )
             )
         if step % per_epoch == 0:
+            epoch = step // per_epoch
+            indices = _share(WHOLE, one, rank, one.seed, epoch)
+            order = _share(_hex(one.seed, epoch, one.global_batch_size, digits=32), one, rank, "order", one.seed, epoch)
+            parameters = _hex(one.cell, one.seed, epoch, digits=16)
             found.append(
                 records.Epoch(
                     rank=rank,
-                    epoch=step // per_epoch,
-                    num_indices=NUM_TRAIN // one.num_ranks,
-                    indices_digest="d",
-                    parameters_digest="p",
+                    epoch=epoch,
+                    num_indices=int(indices.partition("-")[0]),
+                    indices_digest=indices,
+                    order_digest=order,
+                    parameters_digest=parameters,
                     peak_memory_bytes=210_000_000 + rank,
                     **totals,
                 )
@@ -200,7 +248,7 @@ def _records(one: Trial, rank: int, last_epoch: int, status: str, per_epoch: int
                 bytes_sent=last["bytes_sent"],
                 num_collectives=last["num_collectives"],
                 peak_memory_bytes=215_000_000 + rank,
-                parameters_digest="p",
+                parameters_digest=parameters,
                 test={"accuracy": last["value"] - 0.004, "loss": 0.1} if status == "completed" and rank == 0 else {},
             )
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from paceline.analysis.load import TrialResult
@@ -18,7 +18,7 @@ _CELL = ("optimizer", "hyperparameters", "options", "global_batch_size", "thread
 _MACHINE = ("num_threads", "torch_version", "processor")
 _LIMIT = 3
 
-Key = TypeVar("Key", str, int)
+Key = TypeVar("Key", bound=Hashable)
 
 
 def refuse_unlike(results: Sequence[TrialResult]) -> None:
@@ -26,19 +26,34 @@ def refuse_unlike(results: Sequence[TrialResult]) -> None:
 
     Raises: UsageError naming the setting, its values, and a trial of each.
     """
+    for found in (*rule_differences(results), *machine_differences(results)):
+        raise UsageError(
+            f"the trials of {found}. Compare them in runs of their own, or remove the folders of those that do not "
+            "belong here"
+        )
+    for cell, own in _grouped(results, lambda result: result.trial.cell):
+        _refuse_repeats(cell, own)
+
+
+def rule_differences(results: Sequence[TrialResult]) -> Iterator[str]:
+    """Rules, data and targets that are not the same where they must be, each in words."""
     for field in _RULES:
-        _same(results, field, _of_trial(field), within="this run")
-    for field in _MACHINE:
-        _same(results, field, _of_starts(field), within="this run")
-    _same(results, "device", _device_kinds, within="this run")
+        yield from _unlike(results, field, _of_trial(field), within="this run")
     for workload, own in _grouped(results, lambda result: result.trial.workload):
         for field in (*_WORKLOAD, *_TARGET):
-            _same(own, field, _of_trial(field), within=f"workload '{workload}'")
-        _same(own, "dtype", _of_starts("dtype"), within=f"workload '{workload}'")
+            yield from _unlike(own, field, _of_trial(field), within=f"workload '{workload}'")
     for cell, own in _grouped(results, lambda result: result.trial.cell):
         for field in _CELL:
-            _same(own, field, _of_trial(field), within=f"cell '{cell}'")
-        _refuse_repeats(cell, own)
+            yield from _unlike(own, field, _of_trial(field), within=f"cell '{cell}'")
+
+
+def machine_differences(results: Sequence[TrialResult]) -> Iterator[str]:
+    """Threads, versions, processors, devices and number formats that are not the same everywhere, each in words."""
+    for field in _MACHINE:
+        yield from _unlike(results, field, _of_starts(field), within="this run")
+    yield from _unlike(results, "device", _device_kinds, within="this run")
+    for workload, own in _grouped(results, lambda result: result.trial.workload):
+        yield from _unlike(own, "dtype", _of_starts("dtype"), within=f"workload '{workload}'")
 
 
 Values = Callable[[TrialResult], Iterable[Any]]
@@ -67,8 +82,8 @@ def _starts(result: TrialResult) -> Iterable[Start]:
     return (start for rank in result.ranks for start in rank.starts)
 
 
-def _same(results: Sequence[TrialResult], field: str, values: Values, *, within: str) -> None:
-    """Refuse if ``values`` yields more than one distinct value over ``results``."""
+def _unlike(results: Sequence[TrialResult], field: str, values: Values, *, within: str) -> Iterator[str]:
+    """Says what differs if ``values`` yields more than one distinct value over ``results``."""
     first_seen: dict[str, Trial] = {}
     for result in results:
         for value in values(result):
@@ -76,14 +91,11 @@ def _same(results: Sequence[TrialResult], field: str, values: Values, *, within:
     if len(first_seen) > 1:
         listed = "; ".join(f"{value} in {trial.id}" for value, trial in list(first_seen.items())[:_LIMIT])
         more = f"; and {len(first_seen) - _LIMIT} more" if len(first_seen) > _LIMIT else ""
-        raise UsageError(
-            f"the trials of {within} cannot be compared, {field} differs: {listed}{more}. "
-            "Compare them in runs of their own, or remove the folders of those that do not belong here"
-        )
+        yield f"{within} cannot be compared, {field} differs: {listed}{more}"
 
 
 def _refuse_repeats(cell: str, results: Sequence[TrialResult]) -> None:
-    for seed, own in _grouped(results, lambda result: result.trial.seed):
+    for (seed, _), own in _grouped(results, lambda result: (result.trial.seed, result.trial.repeat)):
         if len(own) > 1:
             names = " and ".join(result.folder.name for result in own[:_LIMIT])
             raise UsageError(f"cell '{cell}' holds seed {seed} more than once ({names}): remove all folders but one")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from paceline.analysis.compare import Comparison
 from paceline.analysis.load import Run
 
@@ -25,8 +28,11 @@ _TRIAL = (
     "num_updates",
     "examples_per_s",
 )
-_COUNTS = ("num_updates", "num_samples", "num_gradient_evaluations", "bytes_sent", "num_collectives")
-_TIMES = ("train_time_s", "data_s", "compute_s", "communication_s", "optimizer_s")
+_WHO = ("id", "workload", "label", "strategy", "num_hosts", "ranks_per_host", "seed")
+_TOTALS = (
+    *("epoch", "epoch_end", "num_updates", "num_samples", "num_gradient_evaluations", "bytes_sent", "num_collectives"),
+    *("train_time_s", "data_s", "compute_s", "communication_s", "optimizer_s"),
+)
 
 
 def trials_frame(comparison: Comparison) -> pd.DataFrame:
@@ -56,20 +62,19 @@ def evaluations_frame(run: Run) -> pd.DataFrame:
     """One row for each evaluation, split and metric, with the totals since the trial began."""
     import pandas as pd
 
-    columns: dict[str, list[Any]] = {
-        key: []
-        for key in (
-            *("trial", "workload", "label", "strategy", "num_hosts", "ranks_per_host", "seed"),
-            *("epoch", "epoch_end", *_COUNTS, *_TIMES, "split", "metric", "value"),
-        )
-    }
+    blocks: list[dict[str, NDArray[Any]]] = []
     for result in run.results:
-        trial = result.trial
-        who = (trial.id, trial.workload, trial.label, trial.strategy, trial.num_hosts, trial.ranks_per_host, trial.seed)
-        for one in result.evaluations:
-            totals = (one.epoch, one.epoch_end, *(getattr(one, field) for field in (*_COUNTS, *_TIMES)))
-            for split, scores in (("train", one.train), ("validation", one.validation)):
-                for metric, value in scores.items():
-                    for column, item in zip(columns.values(), (*who, *totals, split, metric, value), strict=True):
-                        column.append(item)
-    return pd.DataFrame(columns)
+        own = result.evaluations
+        scores = [(split, metric) for split in ("train", "validation") for metric in own.names(split)]
+        if not scores:
+            continue
+        whole = len(own) * len(scores)
+        block = {name: np.full(whole, getattr(result.trial, name), dtype=np.object_) for name in _WHO}
+        block |= {name: np.repeat(own.column(name), len(scores)) for name in _TOTALS}
+        for name, values in zip(("split", "metric"), zip(*scores, strict=True), strict=True):
+            block[name] = np.tile(np.array(values, dtype=np.object_), len(own))
+        block["value"] = np.column_stack([own.column(*score) for score in scores]).ravel()
+        blocks.append(block)
+    names = (*_WHO, *_TOTALS, "split", "metric", "value")
+    frame = pd.DataFrame({name: np.concatenate([block[name] for block in blocks] or [np.array([])]) for name in names})
+    return frame.rename(columns={"id": "trial"}).infer_objects()

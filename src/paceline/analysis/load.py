@@ -9,20 +9,20 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from paceline.analysis.columns import Columns, Gathering
 from paceline.errors import DataError, UsageError
 from paceline.job import read_trial
 from paceline.records import (
-    AnyRecord,
     End,
     Epoch,
     Evaluation,
     Exit,
     Start,
     Status,
+    each_record,
     exit_of,
     rank_file,
     read_json,
-    read_records,
     trial_dirs,
 )
 from paceline.study import Study
@@ -38,7 +38,7 @@ class RankRecords:
 
     rank: int
     starts: tuple[Start, ...]
-    epochs: tuple[Epoch, ...]
+    epochs: Columns[Epoch]
     end: End | None
 
 
@@ -53,7 +53,7 @@ class TrialResult:
     folder: Path
     status: State
     cause: str
-    evaluations: tuple[Evaluation, ...]
+    evaluations: Columns[Evaluation]
     ranks: tuple[RankRecords, ...]
 
     @property
@@ -80,8 +80,9 @@ class TrialResult:
     @property
     def last_record_time(self) -> float:
         """Seconds since 1970 of the newest record; 0 where there is none."""
-        times = [record.time for rank in self.ranks for record in (*rank.starts, *rank.epochs)]
-        return max((*times, *(evaluation.time for evaluation in self.evaluations)), default=0.0)
+        times = [start.time for rank in self.ranks for start in rank.starts]
+        columns = [self.evaluations.column("time"), *(rank.epochs.column("time") for rank in self.ranks)]
+        return max((*times, *(float(column.max()) for column in columns if len(column))), default=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,20 +167,40 @@ def _read_study(path: Path) -> Study | None:
 
 def _read_result(folder: Path, study: Study | None) -> TrialResult:
     trial = _with_target_of(study, read_trial(folder))
-    records = {
-        rank: read_records(path) for rank in range(trial.num_ranks) if (path := rank_file(folder, rank)).exists()
-    }
-    ranks = tuple(_of_rank(rank, own) for rank, own in records.items())
+    files = ((rank, rank_file(folder, rank)) for rank in range(trial.num_ranks))
+    read = {rank: _read_rank(rank, path) for rank, path in files if path.exists()}
+    ranks = tuple(own for own, _ in read.values())
     exit_ = exit_of(folder)
-    status: State = exit_.status if exit_ else "running" if any(records.values()) else "waiting"
+    status: State = exit_.status if exit_ else "running" if any(rank.starts for rank in ranks) else "waiting"
     return TrialResult(
         trial=trial,
         folder=folder,
         status=status,
         cause=_cause(exit_, ranks) if exit_ else "",
-        evaluations=tuple(record for record in records.get(0, ()) if isinstance(record, Evaluation)),
+        evaluations=read[0][1] if 0 in read else Columns(Evaluation),
         ranks=ranks,
     )
+
+
+def _read_rank(rank: int, path: Path) -> tuple[RankRecords, Columns[Evaluation]]:
+    """What a rank wrote and still holds; only rank 0 evaluates."""
+    starts: list[Start] = []
+    epochs, evaluations = Gathering(Epoch), Gathering(Evaluation)
+    end: End | None = None
+    for record in each_record(path):
+        if isinstance(record, Evaluation):
+            evaluations.add(record)
+        elif isinstance(record, Epoch):
+            epochs.add(record)
+        elif isinstance(record, Start):
+            starts.append(record)
+        elif isinstance(record, End):
+            end = record
+        else:  # resumed: what follows its checkpoint no longer holds
+            end = None
+            epochs.drop_after(record.num_updates)
+            evaluations.drop_after(record.num_updates)
+    return RankRecords(rank=rank, starts=tuple(starts), epochs=epochs.columns(), end=end), evaluations.columns()
 
 
 def _with_target_of(study: Study | None, trial: Trial) -> Trial:
@@ -195,16 +216,6 @@ def _cause(exit_: Exit, ranks: Sequence[RankRecords]) -> str:
     if exit_.cause or exit_.status == "completed":
         return exit_.cause
     return next((rank.end.reason for rank in ranks if rank.end), "")
-
-
-def _of_rank(rank: int, records: Sequence[AnyRecord]) -> RankRecords:
-    ends = [record for record in records if isinstance(record, End)]
-    return RankRecords(
-        rank=rank,
-        starts=tuple(record for record in records if isinstance(record, Start)),
-        epochs=tuple(record for record in records if isinstance(record, Epoch)),
-        end=ends[-1] if ends else None,
-    )
 
 
 def _first(error: ValidationError) -> str:
