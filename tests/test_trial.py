@@ -63,6 +63,19 @@ def test_weak_scaling_grows_batch_and_learning_rate_by_its_rule(rule, factor):
     assert math.isclose(four.hyperparameters["lr"], 0.1 * factor)
 
 
+def test_tuned_values_stand_at_their_scale_as_they_are():
+    """The rule of weak scaling is not applied on top of them; elsewhere it is."""
+    study = validate(
+        settings(scales=[1, 4], seeds=[0], optimizers={"sgd": {"lr": 0.1}},
+                 batch={"rule": "per_rank", "rank_batch_size": 16, "lr_rule": "linear"}),
+        source="",
+    )  # fmt: skip
+    tuned = {("lenet5-mnist", "sgd", "1x4"): {"lr": 0.3, "momentum": 0.5}}
+    one, four = expand(study, {"lenet5-mnist": FACTS}, threads_per_rank=1, tuned=tuned)
+    assert one.hyperparameters["lr"] == 0.1
+    assert four.hyperparameters == {"lr": 0.3, "momentum": 0.5}
+
+
 REFERENCE = trials_of(seeds=[0])[1]
 CHANGED: dict[str, Any] = {
     "label": "other", "workload": "other", "workload_name": "logreg-mnist", "dataset": "mnist", "data_digest": "d2",
@@ -70,6 +83,7 @@ CHANGED: dict[str, Any] = {
     "strategy": "single", "num_hosts": 2, "ranks_per_host": 3, "seed": 9, "batch_rule": "per_rank",
     "lr_rule": "sqrt", "global_batch_size": 65, "options": {"accumulation_steps": 2}, "max_epochs": 4,
     "max_train_time_s": 1.0, "evaluate_every": 10, "stop_at_target": True, "threads_per_rank": 2, "device": "cpu",
+    "repeat": 1,
 }  # fmt: skip
 NOT_SCIENTIFIC = {"study": "other", "target_metric": "loss", "target_value": 0.1, "target_mode": "min"}
 

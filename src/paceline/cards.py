@@ -1,38 +1,64 @@
 """What is known of each built-in contestant without importing torch: hyperparameters, ranges, targets, data.
 
-Hyperparameters are pydantic models: the field's default, its range, and (``Search``) the range that tuning explores.
+Hyperparameters are pydantic models: the field's default, its range, and (``Search``, ``Choices``) what tuning explores.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from paceline.errors import UsageError
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+Name = Annotated[str, Field(pattern=NAME)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Frozen(BaseModel):
+    """Base of every setting: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """The range of a hyperparameter that is worth searching; ``log``: uniform in its logarithm."""
+    """The range of a hyperparameter that tuning explores, ends included; ``log``: uniform in its logarithm."""
 
-    low: float
-    high: float
-    log: bool = True
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise PydanticCustomError("range", "low is below high")
+        if self.log and self.low <= 0:
+            raise PydanticCustomError("range", "a range on a logarithmic scale starts above 0")
 
 
-class Hyperparameters(BaseModel):
-    """Base of the tables below; unknown names are refused."""
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """The values of a hyperparameter that tuning tries."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    values: tuple[bool | int | float | str, ...]
+
+
+class Hyperparameters(Frozen):
+    """Base of the tables below. ``Search`` and ``Choices`` mark what tuning explores unless told otherwise."""
 
 
 class Sgd(Hyperparameters):
     """Stochastic gradient descent, with momentum where it is above 0 (Robbins and Monro 1951; Polyak 1964)."""
 
-    lr: Annotated[float, Field(gt=0), Search(low=1e-3, high=1.0)] = 0.05
-    momentum: Annotated[float, Field(ge=0, lt=1), Search(low=0.0, high=0.98, log=False)] = 0.9
+    lr: Annotated[float, Field(gt=0), Search(low=1e-3, high=1.0, log=True)] = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1), Search(low=0.0, high=0.98)] = 0.9
     dampening: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     nesterov: bool = False
@@ -41,8 +67,8 @@ class Sgd(Hyperparameters):
 class Adam(Hyperparameters):
     """Adam: steps scaled by running moments of the gradient (Kingma and Ba 2015, algorithm 1)."""
 
-    lr: Annotated[float, Field(gt=0), Search(low=1e-4, high=3e-2)] = 1e-3
-    beta1: Annotated[float, Field(ge=0, lt=1), Search(low=0.8, high=0.99, log=False)] = 0.9
+    lr: Annotated[float, Field(gt=0), Search(low=1e-4, high=3e-2, log=True)] = 1e-3
+    beta1: Annotated[float, Field(ge=0, lt=1), Search(low=0.8, high=0.99)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -52,19 +78,19 @@ class Adam(Hyperparameters):
 class AdamW(Adam):
     """Adam with weight decay apart from the gradient (Loshchilov and Hutter 2019, algorithm 2)."""
 
-    weight_decay: Annotated[float, Field(ge=0), Search(low=1e-4, high=1e-1)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0), Search(low=1e-4, high=1e-1, log=True)] = 0.01
 
 
 class LbfgsTorch(Hyperparameters):
     """torch.optim.LBFGS, its closure made safe under several ranks (Liu and Nocedal 1989; Nocedal and Wright 2006)."""
 
-    lr: Annotated[float, Field(gt=0), Search(low=1e-2, high=1.0)] = 1.0
-    max_iter: Annotated[int, Field(ge=1, le=10_000), Search(low=1, high=20)] = 20
+    lr: Annotated[float, Field(gt=0), Search(low=1e-2, high=1.0, log=True)] = 1.0
+    max_iter: Annotated[int, Field(ge=1, le=10_000), Search(low=1, high=20, log=True)] = 20
     max_eval: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     tolerance_grad: Annotated[float, Field(ge=0)] = 1e-7
     tolerance_change: Annotated[float, Field(ge=0)] = 1e-9
     history_size: Annotated[int, Field(ge=1, le=10_000)] = 100
-    line_search: Literal["none", "strong_wolfe"] = "none"
+    line_search: Annotated[Literal["none", "strong_wolfe"], Choices(values=("none", "strong_wolfe"))] = "none"
 
 
 class AnyHyperparameters(BaseModel):
@@ -130,8 +156,8 @@ class Target:
     mode: Literal["max", "min"] = "max"
 
     def reached(self, value: float) -> bool:
-        """Whether ``value`` is at the target or beyond it; never for NaN."""
-        return value >= self.value if self.mode == "max" else value <= self.value
+        """Whether ``value`` is at the target or beyond it; never if it is not finite."""
+        return math.isfinite(value) and (value >= self.value if self.mode == "max" else value <= self.value)
 
     def to_dict(self) -> dict[str, Any]:
         """As stored in records and trial.json."""

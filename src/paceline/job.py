@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from paceline.errors import DataError
-from paceline.records import exit_of, read_json, write_atomically, write_json
+from paceline.records import Checks, Finding, exit_of, read_json, write_atomically, write_json
 from paceline.trial import Trial
 
 PARENT_VARIABLE = "PACELINE_PARENT_PID"  # whose death ends a process of the job
+ENOUGH_SEEDS = "enough seeds"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What ``job.json`` holds: trials in order, by the names of their folders below ``run_dir``."""
+class ChecksWanted(BaseModel):
+    """What ranks are to check before the first trial: ``trials``, one a cell, by the names of their folders.
+
+    ``findings`` are those that need no ranks; ``of`` is a digest of all that is checked.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    of: str
+    trials: list[str]
+    findings: tuple[Finding, ...]
+
+
+class Job(BaseModel):
+    """What ``job.json`` holds: trials in order, by the names of their folders below ``run_dir``.
+
+    Where ``checks`` are wanted, no trial is run if one of them fails.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     run_dir: str
     trials: list[str]
@@ -25,6 +42,7 @@ class Job:
     threads_per_rank: int
     device: str
     data_dir: str | None
+    checks: ChecksWanted | None = None
     collective_timeout_s: float = 600.0
 
     @property
@@ -40,30 +58,51 @@ class Job:
     def write(self) -> None:
         """Write ``job.json``, and forget which trial ran last."""
         self.running_path.unlink(missing_ok=True)
-        write_json(self.path, asdict(self))
+        write_json(self.path, self.model_dump(mode="json"))
 
     @classmethod
     def read(cls, path: Path) -> Job:
         """Read ``job.json``."""
-        fields: dict[str, Any] = read_json(path)
-        return cls(**fields)
+        return cls.model_validate(read_json(path))
 
     @property
     def running_path(self) -> Path:
-        """Names the trial that is running, or was when the ranks died."""
+        """Names the trial, or the check, that is running, or was when the ranks died."""
         return self.folder / "running"
 
-    def mark_running(self, trial_id: str) -> None:
-        """Say which trial is running."""
-        write_atomically(self.running_path, trial_id.encode())
+    def mark_running(self, name: str) -> None:
+        """Say which trial, or check, is running."""
+        write_atomically(self.running_path, name.encode())
 
     def running(self) -> str | None:
-        """The trial that is running, or was when the ranks died; None before the first."""
+        """The trial, or check, that is running, or was when the ranks died; None before the first."""
         return self.running_path.read_text() if self.running_path.exists() else None
 
     def open_trials(self) -> list[str]:
         """The trials of this job that have not ended."""
         return [name for name in self.trials if exit_of(self.folder / name) is None]
+
+
+def checks_path(run_dir: Path) -> Path:
+    """Where the findings made before the first trial are."""
+    return run_dir / "checks.json"
+
+
+def read_checks(run_dir: Path) -> Checks | None:
+    """What was found before the first trial of a run; None where nothing was checked.
+
+    Raises: DataError if it is damaged.
+    """
+    path = checks_path(run_dir)
+    try:
+        return Checks.model_validate(read_json(path)) if path.exists() else None
+    except ValidationError as error:
+        raise DataError(f"{path} holds no findings: {error.errors()[0]['msg']}") from error
+
+
+def stopping(findings: Iterable[Finding]) -> list[Finding]:
+    """The failed checks that keep trials from being run; too few seeds only weaken what can be claimed."""
+    return [finding for finding in findings if finding.status == "fail" and finding.check != ENOUGH_SEEDS]
 
 
 def read_trial(trial_dir: Path) -> Trial:

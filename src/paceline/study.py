@@ -10,12 +10,12 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     PositiveFloat,
@@ -28,20 +28,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from paceline import registry
-from paceline.cards import OPTIMIZERS, hyperparameters_of, strategy_card
+from paceline.cards import OPTIMIZERS, Frozen, Name, Search, Seed, hyperparameters_of, strategy_card
 from paceline.errors import UsageError, nearest
+from paceline.tuning import FORMS, Tuning, resolve
 
 SCHEMA_VERSION = 1
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-
-Name = Annotated[str, Field(pattern=NAME)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class Frozen(BaseModel):
-    """Base of every setting: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _known(kind: registry.Kind, name: str) -> str:
@@ -109,7 +100,7 @@ def _name_is_optional(schema: dict[str, Any]) -> None:
 def _with_hyperparameters(schema: dict[str, Any]) -> None:
     """In the file, hyperparameters stand beside ``name``: show editors those of every built-in optimizer."""
     _name_is_optional(schema)
-    del schema["properties"]["hyperparameters"]
+    del schema["properties"]["hyperparameters"], schema["properties"]["given"]
     for table in OPTIMIZERS.values():
         for key, field in table.model_json_schema()["properties"].items():
             schema["properties"].setdefault(key, {k: v for k, v in field.items() if k != "default"})
@@ -136,21 +127,26 @@ class WorkloadEntry(Frozen):
 
 
 class OptimizerEntry(Frozen):
-    """One ``[optimizers.LABEL]`` table: ``name``, ``options``, and the hyperparameters beside them."""
+    """One ``[optimizers.LABEL]`` table: ``name``, ``options``, and the hyperparameters beside them.
+
+    ``given`` names those that the table gives: they are fixed, and tuning searches others only.
+    """
 
     model_config = ConfigDict(json_schema_extra=_with_hyperparameters)
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict, description="overrides the study's options")
     hyperparameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    given: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, value: Any) -> Any:  # noqa: ANN401
-        if not isinstance(value, Mapping) or "hyperparameters" in value:
+        if not isinstance(value, Mapping) or "hyperparameters" in value:  # as in study.json
             return value
         own = {key: value[key] for key in ("name", "options") if key in value}
-        return own | {"hyperparameters": {key: item for key, item in value.items() if key not in own}}
+        given = {key: item for key, item in value.items() if key not in own}
+        return own | {"hyperparameters": given, "given": tuple(given)}
 
     @field_validator("name")
     @classmethod
@@ -239,8 +235,10 @@ class Study(Frozen):
         "baseline", description="pairs of cells such as ['adam@2', 'adam@1']; 'baseline': every cell against it"
     )
     aa_pair: bool = Field(
-        True, description="run the baseline twice with each seed: the noise of the machine, below which nothing is claimed"
+        True,
+        description="run the baseline twice with each seed: the noise of the machine, below which nothing is claimed",
     )
+    tuning: Tuning | None = Field(None, description="left out: hyperparameters are taken as they stand")
 
     @field_validator("workloads", "optimizers", mode="before")
     @classmethod
@@ -268,6 +266,15 @@ class Study(Frozen):
                 {"batch": batch.at(largest), "ranks": largest},
             )
         return batch
+
+    @field_validator("tuning")
+    @classmethod
+    def _search_every_optimizer(cls, tuning: Tuning | None, info: ValidationInfo) -> Tuning | None:
+        if tuning is None or not {"seeds", "optimizers"} <= info.data.keys():
+            return tuning
+        entries: dict[str, OptimizerEntry] = info.data["optimizers"]
+        contestants = {label: (entry.name, entry.given) for label, entry in entries.items()}
+        return resolve(tuning, seeds=info.data["seeds"], contestants=contestants)
 
     @model_validator(mode="after")
     def _strategies_fit_scales(self) -> Study:
@@ -328,7 +335,7 @@ def explain(error: ValidationError, settings: Mapping[str, Any]) -> str:
     return f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}\n" + "\n".join(lines)
 
 
-_UNION_TAGS = {"global", "per_rank", "hyperparameters"}
+_UNION_TAGS = {"global", "per_rank", "hyperparameters", *FORMS}
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
@@ -337,7 +344,7 @@ def _path(loc: tuple[int | str, ...]) -> str:
 
 
 def _message(item: Any, settings: Mapping[str, Any]) -> str:  # noqa: ANN401
-    if item["type"] == "extra_forbidden":
+    if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key; {nearest(str(item['loc'][-1]), _keys_beside(item['loc'], settings))}"
     quiet = item["type"] in ("unknown_name", "missing", "batch_below_ranks") or isinstance(item["input"], Mapping)
     return str(item["msg"]) if quiet else f"{item['msg']} (given: {item['input']!r})"
@@ -351,6 +358,8 @@ def _keys_beside(loc: tuple[int | str, ...], settings: Mapping[str, Any]) -> lis
         return ["name", "options", *hyperparameters_of(optimizer).model_fields]
     if "options" in loc:
         return list(Options.model_fields)
+    if loc[0] == "tuning":
+        return list(Tuning.model_fields) if len(loc) == 2 else [field.name for field in fields(Search)]
     if loc[0] == "batch":
         return list((GlobalBatch if "global" in loc else PerRankBatch).model_fields)
     return list((WorkloadEntry if len(loc) > 1 else Study).model_fields)

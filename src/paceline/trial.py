@@ -7,11 +7,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
-from paceline.cards import Target
+from paceline.cards import Frozen, Target
 from paceline.errors import UsageError, nearest
-from paceline.study import Frozen, Options, Scale, Study, WorkloadEntry
+from paceline.study import Options, Scale, Study, WorkloadEntry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,24 +102,38 @@ class Trial(Frozen):
         return f"{re.sub(r'[^A-Za-z0-9._-]', '-', readable)}_{digest}"
 
 
-def expand(study: Study, facts: Mapping[str, WorkloadFacts], *, threads_per_rank: int) -> list[Trial]:
+Place = tuple[str, str, str]  # labels of a workload and an optimizer, and a scale: what is tuned by itself
+Values = Mapping[str, bool | int | float | str]
+
+
+def expand(
+    study: Study,
+    facts: Mapping[str, WorkloadFacts],
+    *,
+    threads_per_rank: int,
+    tuned: Mapping[Place, Values] = MappingProxyType({}),
+) -> list[Trial]:
     """Every trial of a study, interleaved by seed over all cells so that drift of the machine favours none.
 
     Where the study asks for an A/A pair, each seed ends with the baseline of each workload once more.
     Args:
         facts: by workload label.
         threads_per_rank: what ``auto`` stands for on the hosts at hand.
+        tuned: all hyperparameters of a place; elsewhere they are ``hyperparameters_at`` its scale.
     Raises: UsageError if two trials would be the same, or a comparison names no cell.
     """
     trials: list[Trial] = []
     for seed in study.seeds:
         own = [
-            _trial(study, label, entry, facts[label], optimizer, strategy, scale, seed, threads_per_rank)
-            for label, entry in study.workloads.items()
-            for optimizer in study.optimizers
+            _trial(
+                study, workload, facts[workload], label, strategy, scale, seed, threads_per_rank,
+                tuned.get((workload, label, str(scale)), hyperparameters_at(study, label, scale)),
+            )
+            for workload in study.workloads
+            for label in study.optimizers
             for scale in study.scales
             for strategy in study.strategies_at(scale)
-        ]
+        ]  # fmt: skip
         trials += own
         if study.aa_pair:
             baselines = {baseline(study, workload, own) for workload in study.workloads}
@@ -127,33 +142,38 @@ def expand(study: Study, facts: Mapping[str, WorkloadFacts], *, threads_per_rank
     return trials
 
 
+def hyperparameters_at(study: Study, label: str, scale: Scale) -> dict[str, bool | int | float | str]:
+    """What the study says of an optimizer, its ``lr`` grown by the study's rule from one rank to ``scale``."""
+    hyperparameters = dict(study.optimizers[label].hyperparameters)
+    factor = study.batch.lr_factor(scale.num_ranks)
+    if "lr" in hyperparameters and factor != 1.0:
+        hyperparameters["lr"] = float(hyperparameters["lr"]) * factor
+    return hyperparameters
+
+
 def _trial(
     study: Study,
-    label: str,
-    entry: WorkloadEntry,
+    workload: str,
     facts: WorkloadFacts,
-    optimizer_label: str,
+    label: str,
     strategy: str,
     scale: Scale,
     seed: int,
     threads_per_rank: int,
+    hyperparameters: Values,
 ) -> Trial:
-    optimizer = study.optimizers[optimizer_label]
-    hyperparameters = dict(optimizer.hyperparameters)
-    factor = study.batch.lr_factor(scale.num_ranks)
-    if "lr" in hyperparameters and factor != 1.0:
-        hyperparameters["lr"] = float(hyperparameters["lr"]) * factor
+    entry = study.workloads[workload]
     return Trial(
         study=study.name,
-        label=optimizer_label,
-        workload=label,
+        label=label,
+        workload=workload,
         workload_name=entry.name,
         dataset=facts.dataset,
         data_digest=facts.data_digest,
         augmentation=entry.augmentation,
         workload_options=entry.options,
-        optimizer=optimizer.name,
-        hyperparameters=hyperparameters,
+        optimizer=study.optimizers[label].name,
+        hyperparameters=dict(hyperparameters),
         strategy=strategy,
         num_hosts=scale.num_hosts,
         ranks_per_host=scale.ranks_per_host,
@@ -161,7 +181,7 @@ def _trial(
         batch_rule=study.batch.rule,
         lr_rule=getattr(study.batch, "lr_rule", "none"),
         global_batch_size=study.batch.at(scale.num_ranks),
-        options=study.options_of(optimizer_label),
+        options=study.options_of(label),
         max_epochs=study.max_epochs,
         max_train_time_s=study.max_train_time_s,
         evaluate_every=study.evaluate_every,

@@ -62,3 +62,8 @@ def test_a_target_that_nobody_reached_has_the_horizon_as_its_mean_and_no_expecte
 def test_values_that_are_no_times_are_refused(values):
     with pytest.raises(ValueError, match=r"one value and one flag|finite and not negative"):
         kaplan_meier(values, [True] * len(values))
+
+
+def test_groups_that_never_ran_at_the_same_time_are_not_told_apart():
+    """All of the first were censored before anyone of the second arrived, as in a study that is still running."""
+    assert log_rank_p_value([1.0, 2.0], [False, False], [3.0, 4.0], [True, True]) == 1.0

@@ -6,9 +6,10 @@ import math
 import pytest
 
 from analysis.synthetic import make_run, make_study
+from paceline.analysis.columns import Columns, Gathering
 from paceline.analysis.load import load
 from paceline.errors import DataError, UsageError
-from paceline.records import rank_file, write_json
+from paceline.records import Epoch, Evaluation, RecordFile, Resumed, rank_file, read_records, write_json
 
 
 def test_every_trial_of_a_run_is_read(tmp_path):
@@ -61,6 +62,63 @@ def test_a_torn_last_line_is_left_out(tmp_path):
     before = len(load(folder).results[0].evaluations)
     path.write_bytes(path.read_bytes() + b'{"kind": "evaluation", "epo')
     assert len(load(folder).results[0].evaluations) == before
+
+
+def test_columns_give_back_the_very_records_that_were_written(tmp_path):
+    """Every field of every kind that is kept as columns, NaN and infinities too."""
+    for result in load(make_run(tmp_path, outcome=lambda trial: "diverged")).results:
+        for rank in result.ranks:
+            written = read_records(rank_file(result.folder, rank.rank))
+            assert list(rank.epochs) == [one for one in written if isinstance(one, Epoch)]
+            if rank.rank == 0:
+                assert repr(list(result.evaluations)) == repr([one for one in written if isinstance(one, Evaluation)])
+
+
+def test_columns_are_a_sequence(tmp_path):
+    result = load(make_run(tmp_path, make_study(max_epochs=7))).results[0]
+    own, listed = result.evaluations, list(result.evaluations)
+    assert (len(own), own[0], own[-1], own[-7]) == (7, listed[0], listed[6], listed[0])
+    assert list(own[2:5]) == listed[2:5] and list(reversed(own)) == listed[::-1]
+    with pytest.raises(IndexError):
+        own[7]
+    times = own.column("train_time_s")
+    assert (times.dtype, times.tolist()) == (float, [one.train_time_s for one in listed])
+    assert own[3:].column("validation", "accuracy").tolist() == [one.validation["accuracy"] for one in listed[3:]]
+    assert own.column("epoch_end").all() and own.column("num_updates").dtype == int
+    with pytest.raises(ValueError, match="several scores in each record: give one of loss, accuracy"):
+        own.column("validation")
+    with pytest.raises(KeyError):
+        own.column("speed")
+    assert len(Columns(Epoch).column("time")) == len(list(Columns(Evaluation))) == 0
+
+
+def test_scores_and_counts_of_any_kind_survive_in_columns(tmp_path):
+    """Records whose scores have not the same names, and a count beyond 64 bits."""
+    first = load(make_run(tmp_path)).results[0].evaluations[0]
+    other = first.model_copy(update={"validation": {"loss": 1.0, "top5_accuracy": 0.5}, "bytes_sent": 2**70})
+    gathered = Gathering(Evaluation)
+    for record in (first, other):
+        gathered.add(record)
+    columns = gathered.columns()
+    assert list(columns) == [first, other]
+    assert columns.names("validation") == ["loss", "accuracy", "top5_accuracy"]
+    known, missing = columns.column("validation", "accuracy").tolist()
+    assert known == first.validation["accuracy"] and math.isnan(missing)
+
+
+def test_what_a_resumed_trial_did_again_is_read_once(tmp_path):
+    folder = make_run(tmp_path, make_study(seeds=[0]))
+    result = load(folder).results[0]
+    path = rank_file(result.folder, 0)
+    evaluation, again, last = result.evaluations[1], *result.evaluations[2:4]
+    file = RecordFile(path)
+    for record in (Resumed(rank=0, num_updates=evaluation.num_updates), again, result.ranks[0].epochs[2], last):
+        file.append(record)
+    file.close()
+    resumed = load(folder).results[0]
+    assert list(resumed.evaluations) == list(result.evaluations)[:4]
+    assert list(resumed.ranks[0].epochs) == list(result.ranks[0].epochs)[:3]
+    assert resumed.end is None
 
 
 def test_missing_files_of_ranks_are_named(tmp_path):

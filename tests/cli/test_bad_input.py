@@ -102,7 +102,12 @@ def test_a_disk_that_is_full_before_anything_runs(paceline):
     study = write_study(paceline.folder, "full")
     with tmpfs(paceline.folder / "disk", "size=16k") as disk:
         (disk / "filler").write_bytes(b"x" * 8192)
-        check(paceline("run", study, "--runs", disk), 1, "cannot be used: No space left on device", "make room")
+        check(
+            paceline("run", study, "--runs", disk, "--no-check"),
+            1,
+            "cannot be used: No space left on device",
+            "make room",
+        )
         assert not list(disk.rglob("trial.json"))
         (disk / "filler").unlink()
 
@@ -111,13 +116,13 @@ def test_a_disk_that_fills_up_while_training(paceline):
     """It is said that the disk is full; no trial is taken for done; the same command goes on after making room."""
     study = write_study(paceline.folder, "filling")
     with tmpfs(paceline.folder / "disk", "size=100k") as disk:  # room for records, not for a checkpoint
-        done = paceline("run", study, "--runs", disk)
+        done = paceline("run", study, "--runs", disk, "--no-check")
         assert done.returncode == 1
         assert "Traceback" not in done.stderr, done.stderr
         assert "cannot be written: No space left on device; make room" in done.stderr
         assert not [folder for folder in trial_dirs(disk / "filling") if (how := exit_of(folder)) and not how.cause]
         subprocess.run(["mount", "-o", "remount,size=10m", disk], check=True)
-        again = paceline("run", study, "--runs", disk)
+        again = paceline("run", study, "--runs", disk, "--no-check")
         assert again.returncode == 0, again.stderr
         assert [exit_of(folder).status for folder in trial_dirs(disk / "filling")] == ["completed"]
 
@@ -135,7 +140,7 @@ def test_data_that_vanished_between_two_runs_is_named(paceline):
     data = paceline.folder / "data"
     shutil.copytree(embedded, data / "mnist")
     study = write_study(paceline.folder, "vanished", more='dataset = "mnist"')
-    first = paceline("run", study, "--data-dir", data)
+    first = paceline("run", study, "--data-dir", data, "--no-check")
     assert first.returncode == 0, first.stderr
     shutil.rmtree(data)
     check(paceline("run", study, "--data-dir", data), 1, f"{data}: no such folder, though --data-dir names it")

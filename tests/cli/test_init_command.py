@@ -19,6 +19,19 @@ def test_the_study_is_named_after_its_file(tmp_path):
     assert load(path).name == "my-first--study-"
 
 
+def test_what_is_commented_out_loads_too(tmp_path):
+    """The tuning that it shows, once the values that it searches are taken away from the optimizers."""
+    path = tmp_path / "study.toml"
+    assert main(["init", str(path)]) == 0
+    lines = [line for line in path.read_text().splitlines() if not line.startswith(("lr = ", "momentum = "))]
+    shown = ("# [tuning", "# num_trials", "# seeds = [", "# lr = ", "# beta1", "# aa_pair", "# baseline =")
+    path.write_text("\n".join(line.removeprefix("# ") if line.startswith(shown) else line for line in lines))
+    study = load(path)
+    assert study.tuning is not None
+    assert study.tuning.num_trials == 16
+    assert list(study.tuning.search["adam"]) == ["lr", "beta1"]
+
+
 def test_nothing_is_overwritten(tmp_path, capsys):
     path = tmp_path / "study.toml"
     path.write_text("mine")

@@ -41,7 +41,7 @@ class Ran:
         before = self.snapshot()
         self.shrunk = command("run", "tiny.toml", "--set", "seeds=[0, 1]", "--set", "scales=[1]")
         self.changed_by_refusal = {path for path, content in self.snapshot().items() if before.get(path) != content}
-        self.grown = command("run", "tiny.toml", "--set", "optimizers.adamw.lr=0.001")
+        self.grown = command("run", "tiny.toml", "--set", "optimizers.adamw.lr=0.001", "--no-check")
 
     def snapshot(self) -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in self.run_dir.rglob("*") if path.is_file()}

@@ -37,9 +37,11 @@ class Interrupted:
         self.study = write_study(
             folder, name="stopped", optimizers=OPTIMIZERS, max_epochs=NUM_EPOCHS, toy="train_sleep_s = 0.04"
         )
-        process = self.command.start("run", self.study)
+        process = self.command.start("run", self.study, "--no-check")
         self.wait_for((self.run_dir / ".holder").exists, process)
-        rival = self.command.start("run", self.study)  # looks at the folder while the ranks still import torch
+        rival = self.command.start(
+            "run", self.study, "--no-check"
+        )  # looks at the folder while the ranks still import torch
         self.wait_for(lambda: self.is_in_third_epoch("adam_single_1x1"), process)
         self.seen_alive = len(processes_naming(str(self.run_dir)))
         self.rival = self.command.finish(rival)
@@ -47,7 +49,7 @@ class Interrupted:
         process.communicate(timeout=10)
         self.left_by_kill = self.command.end_all()
 
-        process = self.command.start("run", self.study)
+        process = self.command.start("run", self.study, "--no-check")
         self.wait_for(lambda: self.is_in_third_epoch("sgd_ddp_1x2"), process)
         process.send_signal(signal.SIGINT)
         self.by_ctrl_c = self.command.finish(process, deadline_s=30)
@@ -55,7 +57,7 @@ class Interrupted:
         self.command.end_all()
         self.open_after_ctrl_c = [folder.name for folder in trial_dirs(self.run_dir) if exit_of(folder) is None]
 
-        self.last = self.command("run", self.study)
+        self.last = self.command("run", self.study, "--no-check")
 
     def wait_for(self, condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         deadline = time.monotonic() + 90

@@ -37,7 +37,7 @@ def test_many_cells_are_limited_to_the_best(tmp_path):
     optimizers = {f"sgd-{index}": {"name": "sgd", "lr": 0.01 + index / 100} for index in range(30)}
     made = drawn(make_run(tmp_path, make_study(seeds=[0], optimizers=optimizers, scales=[1])))
     assert len({row["label"] for row in made.rows}) == module.MAX_CELLS
-    assert made.left_out == ("The curves show the 24 best of 30 cells; the table has all.",)
+    assert made.left_out == ("The figures show the 24 best of 30 cells; the table has all.",)
 
 
 def test_a_median_does_not_rise_because_bad_seeds_ended(tmp_path):

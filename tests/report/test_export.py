@@ -9,6 +9,7 @@ from paceline.analysis.load import load
 from paceline.errors import PacelineError, UsageError
 from paceline.report.export import export
 from paceline.train import checkpoint
+from report.test_figures import TWO, make_tuned
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +39,19 @@ def test_figures_are_drawn_without_a_browser(folder, tmp_path, to, magic):
     paths = export(folder, to=to, out=tmp_path)
     assert {path.name for path in paths} == {
         f"digits-{name}.{to}"
-        for name in ("time-to-target", "metric-time", "metric-updates", "loss-time", "loss-updates", "time-split")
+        for name in (
+            *("intervals", "time-to-target", "share-arrived", "speedups"),
+            *("metric-time", "metric-updates", "loss-time", "loss-updates", "time-split"),
+        )
     }
     assert all(path.read_bytes().startswith(magic) for path in paths)
     assert not list(tmp_path.glob(".*")), "nothing half written is left"
+
+
+def test_figures_over_all_workloads_and_of_tuning_are_exported_too(tmp_path):
+    paths = export(make_tuned(tmp_path / "runs", workloads=TWO), to="svg", out=tmp_path)
+    names = {path.name for path in paths}
+    assert {"all-profile.svg", "digits-score-against-budget.svg", "letters-score-against-budget.svg"} <= names
 
 
 def test_torch_writes_the_files_of_the_study_that_it_replaces(tmp_path):

@@ -1,7 +1,10 @@
 """The page opens offline in a real browser, draws every figure, fits a phone, and runs no script but its own."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from paceline.analysis.compare import compare
 from paceline.analysis.load import load
 from paceline.records import read_json, write_json
 from paceline.report.render import inert_json, write
+from report.test_figures import TWO, make_tuned
 
 CHROMIUM = Path("/usr/bin/chromium")
 DRAWN = "[...document.querySelectorAll('.drawing')].every((place) => place.dataset.drawn === 'yes')"
@@ -71,7 +75,7 @@ def opened(browser, path, **context):
 def test_the_page_opens_offline_and_draws_every_figure(browser, report):
     page, troubles = opened(browser, report, color_scheme="light")
     assert troubles == []
-    assert page.locator(".drawing").count() == page.locator(".drawing svg").count() == 6
+    assert page.locator(".drawing").count() == page.locator(".drawing svg").count() == 9
     assert page.locator("table.cells tbody tr").count() == 9
     assert report.stat().st_size < 5_000_000
     hollow = page.locator("#figure-0-time-to-target path[fill='transparent'][aria-label*='not reached']")
@@ -98,7 +102,7 @@ def test_the_page_follows_the_readers_colours_and_fits_a_phone(browser, report, 
 def test_the_page_says_what_it_must(report):
     page = shown(report)
     assert "Does a second rank pay on this machine?" in page
-    assert "<strong>No claim:</strong> 8 comparisons need 9 finished seeds" in page
+    assert "No claim:</strong> 8 declared comparisons need 9 finished seeds" in page
     assert "Ranks shared cores: 2 ranks of 1 thread each ran on 1 core of node-a" in page
     assert "rank 1 on node-b: exit 137 (killed)" in page
     assert "loss is nan at update 170" in page
@@ -128,6 +132,9 @@ def test_names_from_a_run_are_never_more_than_text(browser, tmp_path):
     assert page.locator("script").count() == 3
     assert page.locator("h1").inner_text() == ATTACK
     assert page.locator("td.cause").first.inner_text() == ATTACK
+    for table in ("arrivals", "speedups"):
+        assert page.locator(f"table.{table} td.first").first.inner_text().startswith(ATTACK)
+    assert ATTACK in page.locator("ul.key").first.inner_text()
     page.context.close()
 
 
@@ -152,7 +159,8 @@ def test_a_run_that_has_only_begun_has_a_page(browser, tmp_path):
     folder = make_run(tmp_path, make_study(seeds=[0]), outcome=lambda trial: "waiting")
     page, troubles = opened(browser, write_report(folder))
     assert troubles == []
-    assert "No cell reached" in page.locator(".headline").inner_text()
+    assert "0\u00a0seeds finished in every cell" in page.locator(".headline").inner_text()
+    assert "no cell reached" in page.locator(".distributing").first.inner_text()
     page.context.close()
 
 
@@ -166,8 +174,74 @@ def test_metrics_to_be_minimized_and_values_at_zero_are_drawn(browser, tmp_path)
         path.write_text(re.sub(r'"train":\{"loss":[0-9.e-]+', '"train":{"loss":0.0', path.read_text()))
     page, troubles = opened(browser, write_report(folder))
     assert troubles == []
-    assert page.locator(".drawing svg").count() == 12
+    assert page.locator(".drawing svg").count() == 9 + 8 + 1, "where nobody arrives there is no speed-up"
     page.context.close()
+
+
+SPARSE = {
+    "one seed": {"seeds": [0]},
+    "one cell": {"seeds": [0], "scales": [1], "optimizers": {"sgd": {}}},
+    "three scales and both baselines": {"scales": [1, 2, 4], "strategies": ["single", "ddp"]},
+    "an A/A pair": {"seeds": list(range(6)), "aa_pair": True},
+}
+
+
+@pytest.mark.parametrize("case", SPARSE)
+@pytest.mark.parametrize("outcome", ["completed", "diverged", "running"])
+def test_sparse_and_rich_runs_draw_all_that_they_have(browser, tmp_path, case, outcome):
+    path = write_report(make_run(tmp_path, make_study(**SPARSE[case]), outcome=lambda trial: outcome))
+    page, troubles = opened(browser, path)
+    assert troubles == []
+    assert page.locator(".drawing").count() == page.locator(".drawing svg").count()
+    assert (page.locator("#figure-0-intervals").count() == 0) == (case == "one cell" or outcome == "running")
+    assert page.locator("#figure-0-scaling").count() == (case.startswith("three") and outcome == "completed")
+    page.context.close()
+
+
+def test_several_workloads_have_a_profile_and_tuning_has_a_part_of_its_own(browser, tmp_path):
+    page, troubles = opened(browser, write_report(make_tuned(tmp_path, workloads=TWO)))
+    assert troubles == []
+    assert page.locator("#figure-all-profile svg").count() == 1
+    assert page.locator("#figure-1-tuning-score-against-budget svg").count() == 1
+    assert page.locator("table.tuning tbody tr").count() == 2 * 6
+    page.context.close()
+
+
+def test_a_failed_check_stands_in_the_open_before_the_tables(browser, report):
+    page, _ = opened(browser, report)
+    failed = page.locator("table.audit-failed tr.failed")
+    assert failed.first.is_visible()
+    assert "✗ failed" in failed.first.inner_text()
+    assert not page.locator("table.audit").is_visible()
+    page.locator("details.audit summary").click()
+    assert page.locator("table.audit").is_visible()
+    above = "document.querySelector('#audit').getBoundingClientRect().top < "
+    assert page.evaluate(above + "document.querySelector('h2').getBoundingClientRect().top")
+    page.context.close()
+
+
+def test_every_table_and_figure_says_how_to_read_it(browser, report):
+    page, _ = opened(browser, report)
+    for caption in page.locator("figcaption").all():
+        assert len(caption.inner_text()) > 60
+    for name in ("audit-failed", "comparisons", "arrivals", "speedups"):
+        reading = page.locator(f".scroll:has(> table.{name})").locator("xpath=preceding-sibling::p[1]")
+        assert reading.inner_text().endswith("."), name
+    page.context.close()
+
+
+def test_the_same_records_give_the_same_page_byte_for_byte(folder, tmp_path):
+    """In two processes whose sets have different orders."""
+    write = (
+        "import sys; from pathlib import Path; from paceline.analysis.compare import compare; "
+        "from paceline.analysis.load import load; from paceline.report.render import write; "
+        "run = load(Path(sys.argv[1])); write(run, compare(run), Path(sys.argv[2]))"
+    )
+    pages = [tmp_path / f"{seed}.html" for seed in (1, 2)]
+    for seed, path in enumerate(pages, start=1):
+        environment = os.environ | {"PYTHONHASHSEED": str(seed)}
+        subprocess.run([sys.executable, "-c", write, folder, path], env=environment, check=True, timeout=60)
+    assert pages[0].read_bytes() == pages[1].read_bytes()
 
 
 def test_a_thousand_trials_make_a_page_that_stays_small_and_says_what_it_left_out(browser, tmp_path):

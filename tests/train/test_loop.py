@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from paceline.data.order import epoch_permutation
@@ -42,12 +43,41 @@ def test_every_split_is_used_whole_and_test_once(train, num_ranks):
     num_evaluations = len(evaluations(folder))
     assert num_evaluations == 2 * 6  # 501 samples an epoch, one look each 100 and one at its end
     served = {split: sum(result["served"][split] for result in results) for split in ("validation", "test")}
-    assert served == {"validation": 101 * num_evaluations, "test": 67}
+    labels_read_once = 101  # by rank 0, for the chance level
+    assert served == {"validation": 101 * num_evaluations + labels_read_once, "test": 67}
+    assert {record.num_validation for record in evaluations(folder)} == {101}
     # the discarded pass takes one update's examples, and a rank without a part of the last update borrows one
     epochs = [record for record in read_records(rank_file(folder, 0)) if isinstance(record, Epoch)]
     assert [epoch.num_updates for epoch in epochs] == [11, 22]
     borrowed = 2 * (num_ranks - 1)
     assert sum(result["served"]["train"] for result in results) == 2 * 501 + 50 + borrowed
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_rank_0_says_what_a_constant_guess_scores(train, num_ranks):
+    """By the labels of the validation set: the share of the commonest class, the entropy in nats."""
+    from paceline.workloads.base import WorkloadRequest
+    from workloads.toy import build
+
+    folder, _ = train(toy_trial(num_ranks=num_ranks, max_epochs=1))
+    starts = [read_records(rank_file(folder, rank))[0] for rank in range(num_ranks)]
+    labels = build(WorkloadRequest()).batch("validation", np.arange(101), seed=0, epoch=0).targets.tolist()
+    shares = [labels.count(label) / 101 for label in set(labels)]
+    assert starts[0].chance["accuracy"] == pytest.approx(max(shares))
+    assert starts[0].chance["loss"] == pytest.approx(-sum(share * math.log(share) for share in shares))
+    assert all(start.chance == {} for start in starts[1:])
+
+
+def test_chance_is_unknown_where_targets_are_no_classes():
+    from paceline.train.chance import chance_level
+    from workloads.toy import Toy
+
+    class Regression(Toy):
+        def batch(self, split, indices, *, seed, epoch):
+            found = super().batch(split, indices, seed=seed, epoch=epoch)
+            return found._replace(targets=found.targets.double())
+
+    assert chance_level(Regression({})) == {}
 
 
 def test_scores_do_not_depend_on_the_number_of_ranks(train):

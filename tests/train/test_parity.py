@@ -6,6 +6,7 @@ import math
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 
 from paceline.data.order import combine_digests, epoch_permutation, indices_digest
@@ -62,6 +63,9 @@ def test_initial_parameters_and_order_depend_on_the_seed_alone(runs, optimizer, 
         assert [part.rank for part in parts] == list(range(num_ranks))
         whole = indices_digest(epoch_permutation(501, seed=0, epoch=epoch))
         assert combine_digests(part.indices_digest for part in parts) == whole
+        order = epoch_permutation(501, seed=0, epoch=epoch)
+        in_updates = indices_digest(order + 501 * (np.arange(501) // 50))
+        assert combine_digests(part.order_digest for part in parts) == in_updates
         assert len({part.parameters_digest for part in parts}) == 1
 
 

@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import ValidationError
-
 from paceline.analysis import checks_of_ranks, checks_of_study
 from paceline.analysis.cells import cells_of
 from paceline.analysis.load import Run
@@ -18,8 +16,7 @@ from paceline.analysis.noise import AaPair, aa_pairs
 from paceline.analysis.outcome import Outcome, Status, skipped
 from paceline.analysis.seeds import Seeds, declared_pairs, seeds_of
 from paceline.analysis.tuning import Tuning, tuning_beside
-from paceline.errors import DataError
-from paceline.records import Checks, read_json
+from paceline.job import read_checks
 
 Scope = Literal["study", "trial"]
 
@@ -73,13 +70,9 @@ def _made_before(name: str) -> Callable[[Subject], Outcome]:
     """A check that the ranks made before the first trial, and left in ``checks.json``."""
 
     def look(subject: Subject) -> Outcome:
-        path = subject.run.folder / "checks.json"
-        if not path.exists():
+        checks = read_checks(subject.run.folder)
+        if checks is None:
             return skipped("not made: the run was started with --no-check, or not by `paceline run`")
-        try:
-            checks = Checks.model_validate(read_json(path))
-        except ValidationError as error:
-            raise DataError(f"{path} holds no checks: {error.errors()[0]['msg']}; remove it") from error
         found = [one for one in checks.findings if one.check == name]
         if not found:
             return skipped("not made before this run")

@@ -183,7 +183,8 @@ def reached_at(result: TrialResult) -> Evaluation | None:
         return None  # its parameters are lost: as censored, like a seed that never came there
     target = result.trial.target
     values = result.evaluations.column("validation", target.metric)
-    hits = np.flatnonzero(values >= target.value if target.mode == "max" else values <= target.value)
+    beyond = values >= target.value if target.mode == "max" else values <= target.value
+    hits = np.flatnonzero(beyond & np.isfinite(values))
     return result.evaluations[int(hits[0])] if len(hits) else None
 
 

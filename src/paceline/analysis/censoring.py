@@ -76,7 +76,9 @@ def expected_running_time(values: Sequence[float], reached: Sequence[bool]) -> f
 def log_rank_p_value(
     values: Sequence[float], reached: Sequence[bool], other_values: Sequence[float], other_reached: Sequence[bool]
 ) -> float:
-    """The two-sided p-value of two groups of unpaired seeds arriving equally fast; 1 if nobody arrived in either.
+    """The two-sided p-value of two groups of unpaired seeds arriving equally fast.
+
+    It is 1 if nobody arrived in either, or all of one group were censored before the first arrival of the other.
 
     Raises: ValueError as ``kaplan_meier``.
     Source: Mantel 1966.
@@ -86,7 +88,9 @@ def log_rank_p_value(
     one, other = _censored(values, reached), _censored(other_values, other_reached)
     if not any(reached) and not any(other_reached):
         return 1.0
-    return float(logrank(one, other).pvalue)
+    with np.errstate(invalid="ignore"):  # no arrival that both groups could have had: 0 / 0
+        p_value = float(logrank(one, other).pvalue)
+    return 1.0 if math.isnan(p_value) else p_value
 
 
 def _censored(values: Sequence[float], reached: Sequence[bool]):  # type: ignore[no-untyped-def] # noqa: ANN202

@@ -74,13 +74,10 @@ class Columns(Sequence[R]):
             part._columns = {name: column[index] for name, column in self._columns.items()}
             return part
         number = range(self._length)[index]
-        return next(self._made(slice(number, number + 1)))
+        return self.kind.model_validate({name: column.item(number) for name, column in self._columns.items()})
 
     def __iter__(self) -> Iterator[R]:
-        return self._made(slice(None))
-
-    def _made(self, part: slice) -> Iterator[R]:
-        for values in zip(*(column[part].tolist() for column in self._columns.values()), strict=True):
+        for values in zip(*(column.tolist() for column in self._columns.values()), strict=True):
             yield self.kind.model_validate(dict(zip(self._columns, values, strict=True)))
 
 
@@ -98,6 +95,9 @@ class _Scores:
 
     def __getitem__(self, index: slice) -> _Scores:
         return _Scores(self.keys, self._values[index])
+
+    def item(self, number: int) -> dict[str, float]:
+        return dict(zip(self.keys, self._values[number].tolist(), strict=True))
 
     def tolist(self) -> list[dict[str, float]]:
         return [dict(zip(self.keys, row, strict=True)) for row in self._values.tolist()]

@@ -12,8 +12,11 @@ from paceline.errors import PacelineError
 
 _COMMANDS = {
     "run": ("paceline.cli.run:run", "Run a study, or go on with it where it stopped."),
+    "check": ("paceline.cli.check:check", "Check a study before it is run: labels, sharding, parity, budgets."),
+    "tune": ("paceline.cli.tune:tune", "Choose hyperparameters with equal budgets, before a study is run."),
     "train": ("paceline.cli.train:train", "Run a single trial."),
     "status": ("paceline.cli.status:status", "Say how far a run has come."),
+    "audit": ("paceline.cli.audit:audit", "Check a run before believing it."),
     "report": ("paceline.cli.report:report", "Compare what a run measured; write the HTML report."),
     "export": ("paceline.cli.export:export", "Write a run's results in another format."),
     "list": ("paceline.cli.listing:list_names", "List workloads, optimizers or strategies."),

@@ -13,7 +13,18 @@ from cyclopts import Parameter
 
 # What paceline writes into a run folder beside the folders of trials.
 OWN = (
-    *("study.json", "environment.json", "job.json", "running", "exit.json", "logs", "report.html", "export"),
+    *(
+        "study.json",
+        "environment.json",
+        "checks.json",
+        "job.json",
+        "running",
+        "exit.json",
+        "logs",
+        "report.html",
+        "export",
+        "tuning",
+    ),
     *(".lock", ".holder"),
 )
 

@@ -17,9 +17,15 @@ question = "Which optimizer reaches 95 % on handwritten digits soonest, and does
 seeds = [0, 1, 2]
 
 # How long a trial trains: so many passes over the training set, or so many seconds of training ("unlimited").
+# `paceline run {file} --dry-run` says beforehand how long all of it takes, and what it could find.
 max_epochs = 6
 max_train_time_s = "unlimited"
 # stop_at_target = true        # end a trial where it reaches the target
+
+# The baseline runs twice with each seed: what differs between the two is noise of the machine, and no smaller
+# difference is claimed. A baseline of your own is a cell, such as "adam+single@1"; "auto" is the first one.
+# aa_pair = true
+# baseline = "auto"
 
 # When to look at the validation set: after each epoch, or after so many training samples.
 evaluate_every = 1000
@@ -53,6 +59,15 @@ momentum = 0.9
 
 [optimizers.adam]
 lr = 1e-3
+
+# Choose hyperparameters by as many trials for each optimizer and scale, before the trials above; those that a
+# table of an optimizer gives are not searched, so leave some out there.
+# [tuning]
+# num_trials = 16
+# seeds = [1000]                 # none of the seeds above
+# [tuning.search.adam]           # left out: the optimizer's default space
+# lr = {{ low = 1e-4, high = 3e-2, log = true }}
+# beta1 = [0.8, 0.9, 0.95]
 
 # L-BFGS evaluates the objective several times an update, and wants larger batches.
 # [optimizers.lbfgs]

@@ -79,6 +79,7 @@ class BarWatcher:
         """See plan.run.Watcher."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        self.close()  # the bars of tuning, when the study's own trials follow
         screen = console(stderr=True)
         screen.print(introduction(run_dir, trials, num_done), markup=False)
         for remark in remarks:

@@ -64,15 +64,20 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     from dataclasses import asdict
 
     from paceline.records import SCHEMA_VERSION
-    from paceline.report import words
+    from paceline.report import answers
 
     seeds = comparison.seeds
     return {
         "schema_version": SCHEMA_VERSION,
         "study": comparison.study,
         "question": comparison.question,
-        "answers": [asdict(answer) for answer in words.answers(comparison)],
-        "claim": {"enough_seeds": seeds.enough, **asdict(seeds), "in_words": words.sureness(comparison)},
+        "verdict": [asdict(one) for one in comparison.verdicts],
+        "answers": [asdict(one) for one in answers.answers(comparison)],
+        "claim": {"enough_seeds": seeds.enough, **asdict(seeds), "in_words": answers.sureness(comparison)},
+        "audit": [asdict(one) for one in comparison.audit],
+        "comparisons": [asdict(one) for one in comparison.contrasts],
+        "noise": [asdict(one) for one in comparison.noise],
+        "speedups": [asdict(one) for one in comparison.speedups],
         "notes": list(comparison.notes),
         "batch_rule": comparison.batch_rule,
         "lr_rule": comparison.lr_rule,
@@ -85,21 +90,26 @@ def _print_tables(comparison: Comparison) -> None:
     from rich.text import Text
 
     from paceline.cli.output import console
-    from paceline.report import tables, words
+    from paceline.report import answers, tables, words
 
     page = console()
 
     def say(text: str, *, first: str = "", style: str = "") -> None:
-        filled = textwrap.fill(text, page.width, initial_indent=first, subsequent_indent=" " * len(first))
+        filled = textwrap.fill(words.tied(text), page.width, initial_indent=first, subsequent_indent=" " * len(first))
         page.print(Text(filled, style=style), soft_wrap=True)
 
-    for answer in words.answers(comparison):
+    for answer in answers.answers(comparison):
+        say(answer.verdict, style="bold")
+        page.print()
         page.print(tables.terminal_table(comparison, answer.workload, width=page.width))
         page.print()
-        say(answer.headline, style="bold")
-        say(answer.distributing)
+        for sentence in filter(None, (answer.measured, answer.distributing)):
+            say(sentence)
         for sentence in answer.sentences:
             say(sentence, first="- ")
         page.print()
-    for sentence in (words.sureness(comparison), words.rules(comparison), *comparison.notes):
+    for sentence in (answers.sureness(comparison), words.rules(comparison), *comparison.notes):
         say(sentence)
+    for finding in comparison.audit:
+        if finding.status == "fail":
+            say(f"{finding.check}: {finding.evidence}", first="audit: ")

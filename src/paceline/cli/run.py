@@ -14,6 +14,8 @@ def run(
     *,
     runs: Path = Path("runs"),
     data_dir: Path | None = None,
+    check: Annotated[bool, Parameter(negative="--no-check", help="check the study before its first trial")] = True,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
     set: Annotated[list[str] | None, Parameter(help="override a setting: KEY=VALUE, may be repeated")] = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
@@ -27,9 +29,12 @@ def run(
         Folder of all runs; this one goes to RUNS/NAME.
     data_dir:
         Where to look for data first.
+    dry_run:
+        Run no trial; say how many there are, how long they take (from a few updates of each), and what they could find.
     json:
         Print the comparison as one JSON object, as `paceline report --json` does.
     """
+    from paceline.cli.dry_run import show_plan
     from paceline.cli.output import say
     from paceline.cli.progress import make_watcher
     from paceline.cli.report import report
@@ -37,8 +42,11 @@ def run(
     from paceline.study import load
 
     settings = load(study, set or ())
+    if dry_run:
+        show_plan(settings, data_dir=data_dir, json=json)
+        return 0
     with closing(make_watcher()) as watcher:
-        result = run_study(settings, runs_dir=runs, data_dir=data_dir, watcher=watcher)
+        result = run_study(settings, runs_dir=runs, data_dir=data_dir, watcher=watcher, check=check)
     if result.count("failed"):
         say(f"{result.count('failed')} of {len(result.trials)} trials failed; run the same command to try them again")
     report(result.run_dir, json=json)

@@ -1,24 +1,32 @@
-"""Run a study: lay out its trials, start one warm job for what is left, and watch it."""
+"""Run a study: lay out its trials, start one warm job for what is left, and watch it; or only tune
+or check it."""
 
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from paceline import registry
-from paceline.errors import PacelineError
-from paceline.job import Job
+from paceline.analysis.load import load
+from paceline.analysis.tuning import Tuning, tuning_of
+from paceline.errors import PacelineError, UsageError
+from paceline.job import ChecksWanted, Job, checks_path, read_checks, stopping
 from paceline.launch.base import Launcher, cores_of_this_host
+from paceline.plan.check import checks_wanted
 from paceline.plan.environment import environment
 from paceline.plan.facts import remarks_on_targets, workload_facts
-from paceline.plan.folder import hold
-from paceline.records import DONE, AnyRecord, Exit, RecordFollower, exit_of, rank_file, write_json
+from paceline.plan.folder import hold, lay_out
+from paceline.plan.tune import FOLDER as TUNING_FOLDER
+from paceline.plan.tune import chosen_in_words, first_of_each, tuning_study, tuning_trials
+from paceline.records import AnyRecord, Checks, Exit, RecordFollower, Status, exit_of, rank_file, trial_dirs, write_json
 from paceline.study import Study
-from paceline.trial import Trial, expand
+from paceline.trial import Place, Trial, Values, WorkloadFacts, expand
 
 POLL_S = 0.1
 EXIT_GRACE_S = 10.0
@@ -51,48 +59,185 @@ class RunResult:
         return sum(how is not None and how.status == status for how in self.exits.values())
 
 
-def run_study(
-    study: Study, *, runs_dir: Path, data_dir: Path | None, watcher: Watcher, launcher_name: str = "local"
-) -> RunResult:
-    """Run what is left of a study; repeats nothing that is done.
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A study, and what was found out about this place before running it."""
 
-    Raises: UsageError, DataError before anything is started; PacelineError if the ranks cannot be kept alive.
-        KeyboardInterrupt ends all ranks first.
+    study: Study
+    facts: dict[str, WorkloadFacts]
+    remarks: list[str]
+    threads_per_rank: int
+    data_dir: Path | None
+    launcher: Launcher
+
+    def trials(self, tuned: Mapping[Place, Values] = MappingProxyType({})) -> list[Trial]:
+        """The study's own trials, with the hyperparameters that tuning chose."""
+        return expand(self.study, self.facts, threads_per_rank=self.threads_per_rank, tuned=tuned)
+
+
+def prepare(study: Study, *, data_dir: Path | None, launcher_name: str = "local") -> Setting:
+    """Find out what must be known to run a study here; starts nothing.
+
+    Raises: UsageError, DataError if it cannot be run here.
     """
     launcher: Launcher = registry.resolve("launchers", launcher_name)()
     facts = workload_facts(study, data_dir)
-    remarks = launcher.check(study.scales) + remarks_on_targets(study, facts)
-    trials = expand(study, facts, threads_per_rank=_threads_per_rank(study))
+    return Setting(
+        study=study,
+        facts=facts,
+        remarks=launcher.check(study.scales) + remarks_on_targets(study, facts),
+        threads_per_rank=max(1, cores_of_this_host() // max(scale.ranks_per_host for scale in study.scales)),
+        data_dir=data_dir,
+        launcher=launcher,
+    )
+
+
+def run_study(
+    study: Study,
+    *,
+    runs_dir: Path,
+    data_dir: Path | None,
+    watcher: Watcher,
+    check: bool = True,
+    launcher_name: str = "local",
+) -> RunResult:
+    """Run what is left of a study, its tuning first; repeats nothing that is done.
+
+    Args:
+        check: let the ranks check the study first, unless it was found sound before.
+    Raises: UsageError, DataError before anything is started; PacelineError if a check fails, the ranks cannot be kept
+        alive, or tuning gives nothing to choose from. KeyboardInterrupt ends all ranks first.
+    """
+    setting = prepare(study, data_dir=data_dir, launcher_name=launcher_name)
+    trials, remarks = setting.trials(), setting.remarks
     run_dir = (runs_dir / study.name).absolute()
-    with hold(run_dir, study, trials):
-        write_json(run_dir / "environment.json", environment())
-        left = [trial for trial in trials if not _is_done(run_dir / trial.id)]
-        watcher.planned(run_dir, trials, len(trials) - len(left), remarks)
-        if left:
-            _run_job(launcher, _job(study, run_dir, left, data_dir), left, watcher)
-        exits = {trial.id: exit_of(run_dir / trial.id) for trial in trials}
-    return RunResult(run_dir=run_dir, trials=trials, exits=exits)
+    with hold(run_dir):
+        if study.tuning is not None:
+            tuning = _tune(setting, run_dir, watcher, check=check)
+            trials, remarks = setting.trials(tuning.chosen), remarks + chosen_in_words(tuning)
+        wanted = checks_wanted(study, trials)
+        return run_trials(setting, run_dir, study, trials, watcher, remarks=remarks, wanted=wanted, check=check)
 
 
-def _threads_per_rank(study: Study) -> int:
-    return max(1, cores_of_this_host() // max(scale.ranks_per_host for scale in study.scales))
+def tune_study(
+    study: Study,
+    *,
+    runs_dir: Path,
+    data_dir: Path | None,
+    watcher: Watcher,
+    check: bool = True,
+    launcher_name: str = "local",
+) -> Tuning:
+    """Run what is left of a study's tuning, and choose.
+
+    Raises: as ``run_study``; UsageError if the study has no tuning.
+    """
+    if study.tuning is None:
+        raise UsageError(f"the study {study.name} has no [tuning]; give it one, such as [tuning] with num_trials = 16")
+    setting = prepare(study, data_dir=data_dir, launcher_name=launcher_name)
+    setting.trials()  # what is wrong with the study's own trials is said before hours of tuning
+    run_dir = (runs_dir / study.name).absolute()
+    with hold(run_dir):
+        return _tune(setting, run_dir, watcher, check=check)
 
 
-def _is_done(trial_dir: Path) -> bool:
-    how = exit_of(trial_dir)
-    return how is not None and how.status in DONE
+def _tune(setting: Setting, run_dir: Path, watcher: Watcher, *, check: bool) -> Tuning:
+    """Run what is left of the tuning in its folder, and choose.
+
+    Once the study's own trials are laid out, failed ones are not tried again: the choice would change under them.
+    """
+    if not (run_dir / "study.json").exists():
+        write_json(run_dir / "study.json", setting.study.model_dump(mode="json"))
+    folder, inner = run_dir / TUNING_FOLDER, tuning_study(setting.study)
+    trials = tuning_trials(setting.study, setting.facts, threads_per_rank=setting.threads_per_rank)
+    again: Sequence[Status] = () if any(trial_dirs(run_dir)) else ("failed",)
+    wanted = checks_wanted(inner, first_of_each(trials))
+    with hold(folder):
+        run_trials(setting, folder, inner, trials, watcher, again=again, wanted=wanted, check=check)
+    tuning = tuning_of(load(folder))
+    failed = [f"{one.label} at {one.scale} on {one.workload}" for one in tuning.searches if one.all_failed]
+    if failed:
+        raise PacelineError(
+            f"every tuning trial failed of {', '.join(failed)}: there is nothing to choose from; "
+            f"`paceline status {folder}` tells why. Search another space, or leave that optimizer out"
+        )
+    return tuning
 
 
-def _job(study: Study, run_dir: Path, trials: list[Trial], data_dir: Path | None) -> Job:
+def run_trials(
+    setting: Setting,
+    run_dir: Path,
+    study: Study,
+    trials: list[Trial],
+    watcher: Watcher,
+    *,
+    remarks: Sequence[str] = (),
+    again: Sequence[Status] = ("failed",),
+    wanted: ChecksWanted | None = None,
+    check: bool = False,
+) -> RunResult:
+    """Run, in a folder that is held, its trials that have not ended, and those that ended in one of the ways ``again``.
+
+    ``wanted`` is checked before, where ``check`` asks for that.
+    """
+    lay_out(run_dir, study, trials)
+    write_json(run_dir / "environment.json", environment())
+    exits = {trial.id: exit_of(run_dir / trial.id) for trial in trials}
+    kept = {name for name, how in exits.items() if how and how.status not in ("stopped", *again)}
+    left = [trial for trial in trials if trial.id not in kept]
+    watcher.planned(run_dir, trials, len(kept), list(remarks))
+    if left:
+        checks = _checks_left(run_dir, wanted, check=check) if wanted else None
+        _run_job(setting.launcher, _job(study, run_dir, left, setting.data_dir, checks), left, watcher)
+    return RunResult(run_dir=run_dir, trials=trials, exits={trial.id: exit_of(run_dir / trial.id) for trial in trials})
+
+
+def check_study(study: Study, *, data_dir: Path | None, launcher_name: str = "local") -> Checks:
+    """Check a study and run nothing of it; the ranks work in a folder that is gone afterwards.
+
+    Raises: as ``run_study``, but for checks that fail.
+    """
+    setting = prepare(study, data_dir=data_dir, launcher_name=launcher_name)
+    trials = setting.trials()
+    wanted = checks_wanted(study, trials)
+    with tempfile.TemporaryDirectory(prefix="paceline-check-") as folder:
+        run_dir = Path(folder)
+        with hold(run_dir):
+            lay_out(run_dir, study, [trial for trial in trials if trial.id in wanted.trials])
+            job = _job(study, run_dir, trials, data_dir, wanted).model_copy(update={"trials": []})
+            job.write()
+            setting.launcher.start(job)
+            try:
+                while setting.launcher.poll() is None:
+                    time.sleep(POLL_S)
+            finally:
+                setting.launcher.stop()
+            made = read_checks(run_dir)
+            if made is None:
+                raise PacelineError(_why_it_ended(job))
+    return made
+
+
+def _checks_left(run_dir: Path, wanted: ChecksWanted, *, check: bool) -> ChecksWanted | None:
+    """What is to be checked before the first trial; what was found of another study, or is to be found anew, goes."""
+    made = read_checks(run_dir)
+    if made is not None and made.of == wanted.of and not (check and stopping(made.findings)):
+        return None
+    checks_path(run_dir).unlink(missing_ok=True)
+    return wanted if check else None
+
+
+def _job(study: Study, run_dir: Path, trials: list[Trial], data_dir: Path | None, checks: ChecksWanted | None) -> Job:
     for trial in trials:
         (run_dir / trial.id / "exit.json").unlink(missing_ok=True)
     return Job(
         run_dir=str(run_dir),
         trials=[trial.id for trial in trials],
-        num_ranks=max(trial.num_ranks for trial in trials),
+        num_ranks=max(scale.num_ranks for scale in study.scales) if checks else max(t.num_ranks for t in trials),
         threads_per_rank=trials[0].threads_per_rank,
         device=study.device,
         data_dir=None if data_dir is None else str(data_dir.absolute()),
+        checks=checks,
     )
 
 
@@ -105,7 +250,13 @@ def _run_job(launcher: Launcher, job: Job, trials: list[Trial], watcher: Watcher
     finally:
         launcher.stop()
     if job.open_trials():
-        raise PacelineError(_why_it_ended(job))
+        made = read_checks(job.folder) if job.checks else None
+        raise PacelineError(_why_it_was_refused(made) if made and stopping(made.findings) else _why_it_ended(job))
+
+
+def _why_it_was_refused(made: Checks) -> str:
+    failed = "\n".join(f"  {finding.check}: {finding.evidence}" for finding in stopping(made.findings))
+    return f"no trial was run, for the study is not sound:\n{failed}\n--no-check runs it all the same"
 
 
 def _why_it_ended(job: Job) -> str:

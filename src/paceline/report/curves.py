@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from paceline.analysis.compare import Cell
-from paceline.analysis.load import TrialResult
-from paceline.records import Evaluation
-from paceline.report import words
+import numpy as np
+from numpy.typing import NDArray
 
-MAX_CELLS = 24  # medians in one figure
+from paceline.analysis.cells import Cell
+from paceline.analysis.load import TrialResult
+from paceline.report import words
+from paceline.report.pen import thinned
+
+MAX_CELLS = 24  # in one figure
 MAX_SEED_LINES = 120  # thin lines in one figure
 MAX_POINTS = 120  # of one line
 
@@ -32,22 +34,23 @@ class Curves:
 
 def curves(cells: Sequence[Cell], results: Sequence[TrialResult]) -> Curves:
     """The curves of one workload's cells."""
-    chosen = _chosen(cells)
+    drawn = chosen(cells)
     left_out = []
-    if len(chosen) < len(cells):
-        left_out.append(f"The curves show the {len(chosen)} best of {len(cells)} cells; the table has all.")
+    if len(drawn) < len(cells):
+        left_out.append(f"The figures show the {len(drawn)} best of {len(cells)} cells; the table has all.")
     by_cell: dict[str, list[TrialResult]] = {}
     for result in results:
-        by_cell.setdefault(result.trial.cell, []).append(result)
-    num_seeds = sum(len(by_cell[cell.name]) for cell in chosen)
-    each = MAX_SEED_LINES // max(1, len(chosen))
+        if not result.trial.repeat:
+            by_cell.setdefault(result.trial.cell, []).append(result)
+    num_seeds = sum(len(by_cell[cell.name]) for cell in drawn)
+    each = MAX_SEED_LINES // max(1, len(drawn))
     if num_seeds > MAX_SEED_LINES:
         shown = f"the first {each} seeds" if each > 1 else "the first seed" if each else "no seeds"
         left_out.append(f"Of each cell, thin lines show {shown}; the thick line is of all its seeds.")
     if any(len(result.evaluations) > MAX_POINTS for result in results):
         left_out.append(f"Lines are thinned to at most {MAX_POINTS} evaluations.")
     rows: list[dict[str, Any]] = []
-    for cell in chosen:
+    for cell in drawn:
         own = by_cell[cell.name]
         many = num_seeds > MAX_SEED_LINES
         for result in own[:each] if many else own:
@@ -56,8 +59,8 @@ def curves(cells: Sequence[Cell], results: Sequence[TrialResult]) -> Curves:
     return Curves(rows=rows, left_out=tuple(left_out))
 
 
-def _chosen(cells: Sequence[Cell]) -> list[Cell]:
-    """All cells, or the best ones where they are too many, in their order."""
+def chosen(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that figures show: all, or the best ones where they are too many, in their order."""
     if len(cells) <= MAX_CELLS:
         return list(cells)
 
@@ -71,9 +74,10 @@ def _chosen(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _seed_line(cell: Cell, result: TrialResult) -> list[dict[str, Any]]:
+    values = _values(result, cell.target.metric)
     return [
-        _point(cell, f"seed {result.trial.seed}", False, *_values(one, cell.target.metric))
-        for one in _thinned(result.evaluations)
+        _point(cell, f"seed {result.trial.seed}", False, *values[:, index])
+        for index in thinned(range(values.shape[1]), MAX_POINTS)
     ]
 
 
@@ -82,33 +86,37 @@ def _median_line(cell: Cell, results: Sequence[TrialResult]) -> list[dict[str, A
 
     A seed that failed or diverged counts as worst where it has no evaluation; one that still runs does not count yet.
     """
+    lengths = np.array([len(result.evaluations) for result in results])
     completed = [len(result.evaluations) for result in results if result.status == "completed"]
-    longest = max((len(result.evaluations) for result in results), default=0)
-    length = min(completed) if completed else longest
-    worst = -math.inf if cell.target.mode == "max" else math.inf
+    length = min(completed) if completed else int(lengths.max(initial=0))
+    is_over = np.array([result.is_over for result in results])
+    values = np.full((len(results), 4, length), np.nan)
+    for own, result in zip(values, results, strict=True):
+        known = _values(result, cell.target.metric)[:, :length]
+        own[:, : known.shape[1]] = known
+    worst = np.array([-math.inf if cell.target.mode == "max" else math.inf, math.inf])
     rows = []
-    for index in _thinned(range(length)):
-        present = [result.evaluations[index] for result in results if index < len(result.evaluations)]
-        lost = sum(result.is_over and index >= len(result.evaluations) for result in results)
-        values = [_values(one, cell.target.metric) for one in present]
-        time, updates = (statistics.median(value[position] for value in values) for position in (0, 1))
-        score = statistics.median([_known(value[2], worst) for value in values] + [worst] * lost)
-        loss = statistics.median([_known(value[3], math.inf) for value in values] + [math.inf] * lost)
-        rows.append(_point(cell, "median", True, time, updates, score, loss))
+    for index in thinned(range(length), MAX_POINTS):
+        present = lengths > index
+        counted = values[present | is_over, 2:, index]
+        with np.errstate(invalid="ignore"):  # the middle of an infinite best and an infinite worst
+            scores = np.median(np.where(np.isnan(counted), worst, counted), axis=0)
+        rows.append(_point(cell, "median", True, *np.median(values[present, :2, index], axis=0), *scores))
     return rows
 
 
-def _values(one: Evaluation, metric: str) -> tuple[float, float, float, float]:
-    return (
-        one.train_time_s,
-        one.num_updates,
-        one.validation.get(metric, math.nan),
-        one.train.get("loss", math.nan),
+def _values(result: TrialResult, metric: str) -> NDArray[np.float64]:
+    """Time, updates, score and loss at each evaluation: shape (4, evaluations)."""
+    own = result.evaluations
+    return np.array(
+        [
+            own.column("train_time_s"),
+            own.column("num_updates"),
+            own.column("validation", metric),
+            own.column("train", "loss"),
+        ],
+        dtype=np.float64,
     )
-
-
-def _known(value: float, worst: float) -> float:
-    return worst if math.isnan(value) else value
 
 
 def _point(
@@ -129,11 +137,3 @@ def _point(
 def _rounded(value: float) -> float | None:
     """Five digits are more than a line shows."""
     return float(f"{value:.5g}") if math.isfinite(value) else None
-
-
-def _thinned(items: Sequence[Any]) -> list[Any]:
-    """At most ``MAX_POINTS`` items, evenly spread, the first and the last among them."""
-    if len(items) <= MAX_POINTS:
-        return list(items)
-    step = (len(items) - 1) / (MAX_POINTS - 1)
-    return [items[round(number * step)] for number in range(MAX_POINTS)]

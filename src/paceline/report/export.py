@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from paceline.analysis.compare import Comparison, compare
 from paceline.analysis.load import Run, load
+from paceline.analysis.tuning import tuning_beside
 from paceline.errors import PacelineError, UsageError, nearest
 from paceline.records import write_atomically
 from paceline.report import figures, tables
+from paceline.report.pen import FILE, standalone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,12 +99,16 @@ def _png(run: Run, comparison: Comparison, out: Path) -> list[Path]:
 
 
 def _draw(run: Run, comparison: Comparison, out: Path, suffix: str, convert: Callable[[str], bytes]) -> list[Path]:
-    folder, paths = _made(out), []
+    folder, paths, tuning = _made(out), [], tuning_beside(run)
+    drawn = [("all", figures.overview(comparison, FILE))]
     for workload in comparison.workloads:
-        made = figures.figures(comparison, workload, run.results, figures.FILE)
+        drawn.append((workload, figures.figures(comparison, workload, run.results, FILE)))
+        if tuning:
+            drawn.append((workload, figures.of_tuning(comparison, tuning, workload, FILE)))
+    for whose, made in drawn:
         for figure in made.figures:
-            spec = json.dumps(figures.standalone(figure, made.rows[figure.data]), allow_nan=False)
-            name = re.sub(r"[^A-Za-z0-9._-]", "-", f"{workload}-{figure.name}").lstrip(".")
+            spec = json.dumps(standalone(figure, made.rows[figure.data]), allow_nan=False)
+            name = re.sub(r"[^A-Za-z0-9._-]", "-", f"{whose}-{figure.name}").lstrip(".")
             paths.append(_write(folder / f"{name}.{suffix}", convert(spec)))
     return paths
 

@@ -11,15 +11,17 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from paceline import __version__
-from paceline.analysis.compare import Cell, Comparison, TrialRow
+from paceline.analysis.cells import Cell, TrialRow
+from paceline.analysis.compare import Comparison
 from paceline.analysis.load import Run
+from paceline.analysis.tuning import Tuning, tuning_beside
 from paceline.records import write_atomically
-from paceline.report import figures, palette, settings, tables, words
+from paceline.report import answers, page_tables, palette, parts, pen, settings, tables, words
 
 MAX_TRIAL_ROWS = 200
 MAX_FAILURES = 50
@@ -48,20 +50,23 @@ def render(run: Run, comparison: Comparison) -> str:
     environment.lstrip_blocks = True
     environment.globals["words"] = words
     environment.filters["tied"] = words.tied
-    drawn = [
-        (workload, figures.figures(comparison, workload, run.results, figures.PAGE))
-        for workload in comparison.workloads
-    ]
+    tuning = tuning_beside(run)
+    drawn = parts.drawn(run, comparison, tuning)
     scripts = [_bundle(), _DRAW]
     template = environment.get_template("template.html.j2")
     return template.render(
         comparison=comparison,
-        answers=words.answers(comparison),
-        sureness=words.sureness(comparison),
+        answers=answers.answers(comparison),
+        sureness=answers.sureness(comparison),
         rules=words.rules(comparison),
-        columns=tables.PAGE_COLUMNS,
-        sections=[_section(number, *pair, comparison) for number, pair in enumerate(drawn)],
-        parts=palette.PARTS,
+        columns=tables.page_columns(comparison),
+        audit=page_tables.audit(comparison),
+        sections=[
+            _section(number, workload, comparison, drawn) for number, workload in enumerate(comparison.workloads)
+        ],
+        more=_more(comparison, tuning, drawn),
+        colours=palette.colours(pen.labels_of(comparison)),
+        update_parts=palette.PARTS,
         failures=_failures(comparison),
         hosts=_hosts(run),
         data=_data(run),
@@ -106,41 +111,43 @@ def _policy(scripts: Sequence[str]) -> str:
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"
 
 
-def _figures_json(drawn: Sequence[tuple[str, figures.FigureSet]]) -> dict[str, Any]:
+def _figures_json(drawn: Mapping[str, pen.FigureSet]) -> dict[str, Any]:
     return {
-        "config": figures.config("currentColor"),
-        "rows": {
-            f"{number}-{name}": rows for number, (_, made) in enumerate(drawn) for name, rows in made.rows.items()
-        },
+        "config": pen.config("currentColor"),
+        "rows": {f"{group}-{name}": rows for group, made in drawn.items() for name, rows in made.rows.items()},
         "figures": [
-            {"id": f"figure-{number}-{one.name}", "spec": one.spec, "data": one.data, "rows": f"{number}-{one.data}"}
-            for number, (_, made) in enumerate(drawn)
+            {"id": f"figure-{group}-{one.name}", "spec": one.spec, "data": one.data, "rows": f"{group}-{one.data}"}
+            for group, made in drawn.items()
             for one in made.figures
         ],
     }
 
 
-def _section(number: int, workload: str, made: figures.FigureSet, comparison: Comparison) -> dict[str, Any]:
+def _section(number: int, workload: str, comparison: Comparison, drawn: Mapping[str, pen.FigureSet]) -> dict[str, Any]:
     """What the template shows of one workload."""
-    cells = comparison.of(workload)
+    cells, made = comparison.of(workload), drawn[f"{number}"]
     rows = [(cell, trial) for cell in cells for trial in cell.trials]
     timed = [cell for cell in cells if cell.time_to_target_s is not None]
-    colours = palette.colours(figures.labels_of(comparison))
-    dashes = palette.dashes(figures.places_of(comparison))
-    places = {words.place(cell) for cell in cells}
     return {
-        "number": number,
         "workload": workload,
         "goal": words.goal(comparison.workloads[workload]),
         "cells": cells,
         "best": min(timed, key=lambda cell: cell.time_to_target_s or 0.0) if timed else None,
-        "figures": made.figures,
-        "left_out": next((one.left_out for one in made.figures if one.left_out), ()),
-        "colours": {cell.label: colours[cell.label] for cell in cells},
-        "dashes": {place: dash for place, dash in dashes.items() if place in places},
+        "left_out": made.left_out,
+        "parts": parts.of_workload(comparison, workload, made, f"{number}"),
         "trials": rows[:MAX_TRIAL_ROWS],
         "trials_left_out": max(0, len(rows) - MAX_TRIAL_ROWS),
     }
+
+
+def _more(comparison: Comparison, tuning: Tuning | None, drawn: Mapping[str, pen.FigureSet]) -> list[parts.Part]:
+    """The parts that are of no single section: over all workloads, and of tuning."""
+    tuned = [
+        parts.of_tuning(comparison, tuning, workload, drawn[f"{number}-tuning"], f"{number}-tuning")
+        for number, workload in enumerate(comparison.workloads)
+        if tuning
+    ]
+    return [*parts.over_all(comparison, drawn["all"]), *(part for part in tuned if part.tables[0].lines)]
 
 
 def _failures(comparison: Comparison) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from paceline.analysis.compare import Cell, Comparison
-from paceline.report import words
+from paceline.analysis.cells import Cell
+from paceline.analysis.compare import Comparison
+from paceline.report import answers, words
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,15 +29,17 @@ class Column:
     below: Callable[[Cell], str] | None = None  # on a page: a second, smaller line
 
 
-def _speedup(cell: Cell) -> str:
+def _speedup(comparison: Comparison, cell: Cell) -> str:
     """Against the bare process where it exists, else the wrapped one."""
-    return words.factor(cell.speedups[0].target) if cell.speedups else words.MISSING
+    own = comparison.speedups_of(cell)
+    return words.factor(own[0].total.value) if own and own[0].total else words.MISSING
 
 
-def _speedup_wrapped(cell: Cell) -> str:
-    if len(cell.speedups) < 2 or cell.speedups[1].target is None:
+def _speedup_wrapped(comparison: Comparison, cell: Cell) -> str:
+    own = comparison.speedups_of(cell)
+    if len(own) < 2 or own[1].total is None:
         return ""
-    return f"{words.factor(cell.speedups[1].target)} {cell.speedups[1].baseline_strategy}"
+    return f"{words.factor(own[1].total.value)} {own[1].baseline_strategy}"
 
 
 def _test(cell: Cell) -> str:
@@ -66,75 +70,93 @@ def _share(part: str) -> Callable[[Cell], str]:
     return lambda cell: f"{100 * cell.time_split[part]:.0f} %" if part in cell.time_split else words.MISSING
 
 
-COLUMNS: tuple[Column, ...] = (
-    Column(head="Optimizer", show=lambda cell: cell.label, explained="its label in the study", number=False),
-    Column(head="Strategy", show=lambda cell: cell.strategy, explained="how ranks share the work", number=False),
-    Column(head="Ranks", show=_scale, explained="ranks, or hosts × ranks on each"),
-    Column(
-        head="Reached", show=lambda cell: f"{cell.num_reached}/{cell.num_trials}", explained="seeds that hit the target"
-    ),
-    Column(
-        head="Time to target",
-        show=lambda cell: words.seconds(cell.time_to_target_s),
-        explained="median training time, – where half of the seeds or more missed the target; "
-        "below it from the first to the last seed that reached it",
-        below=words.spread,
-    ),
-    Column(
-        head="From – to",
-        show=words.spread,
-        explained="time to target of the first and the last seed that reached it",
-        room="wide terminal",
-    ),
-    Column(
-        head="Speedup",
-        show=_speedup,
-        explained="time to target at the fewest ranks ÷ time here; where one process ran both without a wrapper and in "
-        "it, the first counts, and the second stands below",
-        below=_speedup_wrapped,
-    ),
-    Column(
-        head="Updates",
-        show=_updates,
-        explained="median, to the target; below it the gradient evaluations, where an update takes several",
-        below=lambda cell: f"{gradients} gradients" if (gradients := _gradients(cell)) != _updates(cell) else "",
-    ),
-    Column(
-        head="Gradients",
-        show=_gradients,
-        explained="gradient evaluations, median, to the target",
-        room="wide terminal",
-    ),
-    Column(
-        head="Final", show=_final, explained="last validation score, mean over seeds; * only over those that have one"
-    ),
-    Column(
-        head="Examples per\u00a0s",
-        show=lambda cell: words.rate(cell.examples_per_s),
-        explained="of training time, median",
-    ),
-    Column(
-        head="Update", show=lambda cell: words.seconds(cell.update_time_s), explained="median time of one", room="wide"
-    ),
-    Column(head="Comm.", show=_share("communication"), explained="share of time in communication", room="wide"),
-    Column(
-        head="Memory", show=lambda cell: words.memory(cell.peak_memory_bytes), explained="peak of any rank", room="wide"
-    ),
-    Column(
-        head="Sent",
-        show=lambda cell: words.memory(cell.bytes_per_update),
-        explained="bytes that rank 0 sends in an update, median",
-        room="page",
-    ),
-    Column(head="Test", show=_test, explained="score on the test set, once, at the end; mean over seeds", room="page"),
-)
-PAGE_COLUMNS = tuple(column for column in COLUMNS if column.room != "wide terminal")
+def columns(comparison: Comparison) -> tuple[Column, ...]:
+    """Every column of the table of cells."""
+    return (
+        Column(head="Optimizer", show=lambda cell: cell.label, explained="its label in the study", number=False),
+        Column(head="Strategy", show=lambda cell: cell.strategy, explained="how ranks share the work", number=False),
+        Column(head="Ranks", show=_scale, explained="ranks, or hosts × ranks on each"),
+        Column(
+            head="Reached",
+            show=lambda cell: f"{cell.num_reached}/{cell.num_trials}",
+            explained="seeds that hit the target",
+        ),
+        Column(
+            head="Time to target",
+            show=lambda cell: words.seconds(cell.time_to_target_s),
+            explained="median training time, – where half of the seeds or more missed the target; "
+            "below it from the first to the last seed that reached it",
+            below=words.spread,
+        ),
+        Column(
+            head="From – to",
+            show=words.spread,
+            explained="time to target of the first and the last seed that reached it",
+            room="wide terminal",
+        ),
+        Column(
+            head="Speedup",
+            show=partial(_speedup, comparison),
+            explained="time to target at the fewest ranks ÷ time here, geometric mean over paired seeds; where one "
+            "process ran both without a wrapper and in it, the first counts, and the second stands below",
+            below=partial(_speedup_wrapped, comparison),
+        ),
+        Column(
+            head="Updates",
+            show=_updates,
+            explained="median, to the target; below it the gradient evaluations, where an update takes several",
+            below=lambda cell: f"{gradients} gradients" if (gradients := _gradients(cell)) != _updates(cell) else "",
+        ),
+        Column(
+            head="Gradients",
+            show=_gradients,
+            explained="gradient evaluations, median, to the target",
+            room="wide terminal",
+        ),
+        Column(
+            head="Final",
+            show=_final,
+            explained="last validation score, mean over seeds; * only over those that have one",
+        ),
+        Column(
+            head="Examples per\u00a0s",
+            show=lambda cell: words.rate(cell.examples_per_s),
+            explained="of training time, median",
+        ),
+        Column(
+            head="Update",
+            show=lambda cell: words.seconds(cell.update_time_s),
+            explained="median time of one",
+            room="wide",
+        ),
+        Column(head="Comm.", show=_share("communication"), explained="share of time in communication", room="wide"),
+        Column(
+            head="Memory",
+            show=lambda cell: words.memory(cell.peak_memory_bytes),
+            explained="peak of any rank",
+            room="wide",
+        ),
+        Column(
+            head="Sent",
+            show=lambda cell: words.memory(cell.bytes_per_update),
+            explained="bytes that rank 0 sends in an update, median",
+            room="page",
+        ),
+        Column(
+            head="Test", show=_test, explained="score on the test set, once, at the end; mean over seeds", room="page"
+        ),
+    )
 
 
-def terminal_columns(width: int) -> list[Column]:
+def page_columns(comparison: Comparison) -> list[Column]:
+    """The columns that stand on a page."""
+    return [column for column in columns(comparison) if column.room != "wide terminal"]
+
+
+def terminal_columns(comparison: Comparison, width: int) -> list[Column]:
     """The columns that a terminal of ``width`` has room for."""
     allowed = ("narrow", "wide", "wide terminal") if width >= WIDE else ("narrow",)
-    return [column for column in COLUMNS if column.room in allowed]
+    return [column for column in columns(comparison) if column.room in allowed]
 
 
 def terminal_table(comparison: Comparison, workload: str, *, width: int) -> RenderableType:
@@ -147,7 +169,7 @@ def terminal_table(comparison: Comparison, workload: str, *, width: int) -> Rend
     title = f"{workload}: until {words.goal(target)}"
     table = Table(box=SIMPLE_HEAD, title=Text(title), title_justify="left", title_style="bold", padding=0)
     table.show_edge = False
-    shown = terminal_columns(width)
+    shown = terminal_columns(comparison, width)
     cells = comparison.of(workload)
     for column in shown:
         justify: Literal["left", "right"] = "right" if column.number else "left"
@@ -179,19 +201,22 @@ def markdown(comparison: Comparison) -> str:
     lines = [f"# {_inert(comparison.study)}", ""]
     if comparison.question:
         lines += [f"> {_inert(comparison.question)}", ""]
-    for answer in words.answers(comparison):
-        lines += [f"## {_inert(answer.workload)}", "", f"**{_inert(answer.headline)}**", ""]
-        lines += [f"- {_inert(sentence)}" for sentence in answer.sentences]
-        lines += ["", *_markdown_table(comparison.of(answer.workload)), ""]
-    lines += ["## How sure", "", _inert(words.sureness(comparison)), "", _inert(words.rules(comparison)), ""]
+    for answer in answers.answers(comparison):
+        lines += [f"## {_inert(answer.workload)}", "", f"**{_inert(answer.verdict)}**", ""]
+        lines += [f"- {_inert(told)}" for told in (answer.measured, answer.distributing, *answer.sentences) if told]
+        lines += ["", *_markdown_table(comparison, comparison.of(answer.workload)), ""]
+    lines += ["## How sure", "", _inert(answers.sureness(comparison)), "", _inert(words.rules(comparison)), ""]
     lines += [f"- {_inert(note)}" for note in comparison.notes]
+    lines += ["", "## Audit", "", "| check | | evidence |", "| --- | --- | --- |"]
+    lines += [f"| {one.check} | {one.status} | {_inert(one.evidence)} |" for one in comparison.audit]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _markdown_table(cells: list[Cell]) -> list[str]:
-    heads = " | ".join(column.head for column in PAGE_COLUMNS)
-    rule = " | ".join("---:" if column.number else "---" for column in PAGE_COLUMNS)
-    rows = (" | ".join(_inert(_both(column, cell)) for column in PAGE_COLUMNS) for cell in cells)
+def _markdown_table(comparison: Comparison, cells: list[Cell]) -> list[str]:
+    shown = page_columns(comparison)
+    heads = " | ".join(column.head for column in shown)
+    rule = " | ".join("---:" if column.number else "---" for column in shown)
+    rows = (" | ".join(_inert(_both(column, cell)) for column in shown) for cell in cells)
     return [f"| {heads} |", f"| {rule} |", *(f"| {row} |" for row in rows)]
 
 

@@ -29,7 +29,7 @@ def main() -> int:
         rdzv_endpoint="127.0.0.1:0",
         rdzv_configs={"is_host": True},
         local_addr="127.0.0.1",
-        max_restarts=len(job.trials) + 1,
+        max_restarts=len(job.trials) + 2,  # checks may kill ranks, too
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL),
     )

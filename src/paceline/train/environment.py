@@ -15,6 +15,7 @@ from torch import nn
 
 from paceline.records import Start
 from paceline.strategies.ranks import Ranks
+from paceline.train.chance import chance_level
 from paceline.trial import Trial
 from paceline.workloads.base import Workload
 
@@ -46,6 +47,7 @@ def start_record(
         affinity=sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [],
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         num_examples=workload.num_examples,
+        chance=chance_level(workload) if ranks.rank == 0 else {},
         initial_parameters_digest=initial_parameters_digest,
         startup_s=startup_s,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,27 +15,39 @@ from paceline.train.prefetch import prefetch
 from paceline.workloads.base import Batch, Split, Workload
 
 EVALUATION_BATCH_SIZE = 256  # examples; bounds memory, changes no count
+_COUNT = ""  # among the sums of metrics: no metric has this name
 
 
-def evaluate(
-    model: nn.Module, workload: Workload, split: Split, *, ranks: Ranks, autocast: bool = False
-) -> dict[str, float]:
-    """The mean loss and metrics of a split, the same on every rank: ``{"loss": ..., "accuracy": ...}``."""
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a split scored, ``{"loss": ..., "accuracy": ...}``, and how many examples that was, over all ranks."""
+
+    means: dict[str, float]
+    num_examples: int
+
+
+def evaluate(model: nn.Module, workload: Workload, split: Split, *, ranks: Ranks, autocast: bool = False) -> Scores:
+    """The mean loss and metrics of a split, the same on every rank."""
     total = workload.num_examples[split]
     part = rank_part(total, rank=ranks.rank, world_size=ranks.world_size)
-    sums = MetricSums()
+    sums, num_own = MetricSums(), 0
     was_training = model.training
     model.eval()
     with torch.no_grad(), torch.autocast(ranks.device.type, dtype=torch.bfloat16, enabled=autocast):
-        for host_batch in prefetch(_batches(workload, split, part)):
+        for host_batch in prefetch(split_batches(workload, split, part)):
             batch = workload.prepare(host_batch, ranks.device)
             outputs = model(batch.inputs)
             sums.add({"loss": workload.loss_sum(outputs, batch), **workload.metric_sums(outputs, batch)})
+            num_own += len(batch.targets)
     model.train(was_training)
-    return sums.means(total, ranks)
+    sums.add({_COUNT: torch.tensor(num_own, device=ranks.device)})
+    totals = sums.totals(ranks)
+    num_examples = round(totals.pop(_COUNT))
+    return Scores(means={name: value / total for name, value in totals.items()}, num_examples=num_examples)
 
 
-def _batches(workload: Workload, split: Split, part: slice) -> Iterator[Batch]:
+def split_batches(workload: Workload, split: Split, part: slice) -> Iterator[Batch]:
+    """A part of a split in its own order, still on the host, in batches that fit in memory."""
     for first in range(part.start, part.stop, EVALUATION_BATCH_SIZE):
         indices = np.arange(first, min(first + EVALUATION_BATCH_SIZE, part.stop))
         yield workload.batch(split, indices, seed=0, epoch=0)
@@ -55,6 +68,10 @@ class MetricSums:
 
     def means(self, num_examples: int, ranks: Ranks) -> dict[str, float]:
         """Divide by a number of examples, after adding up over ranks."""
+        return {name: value / num_examples for name, value in self.totals(ranks).items()}
+
+    def totals(self, ranks: Ranks) -> dict[str, float]:
+        """The sums over all ranks, by name."""
         names = sorted(self._sums)
         totals = ranks.sum(torch.stack([self._sums[name] for name in names])).tolist()
-        return {name: value / num_examples for name, value in zip(names, totals, strict=True)}
+        return dict(zip(names, totals, strict=True))

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ from paceline.train import checkpoint
 from paceline.train.clock import DATA, OPTIMIZER, Clock, Totals
 from paceline.train.digest import parameters_digest
 from paceline.train.environment import peak_memory_bytes, reset_peak_memory, start_record
-from paceline.train.evaluate import MetricSums, evaluate
+from paceline.train.evaluate import MetricSums, Scores, evaluate
 from paceline.train.prefetch import prefetch
 from paceline.trial import Trial
-from paceline.workloads.base import Batch, Workload
+from paceline.workloads.base import Batch, Split, Workload
 
 EXAMPLES_FETCHED_TOGETHER = 1024  # in one handoff from the prefetching thread, where updates are smaller
 LOOK_AT_LOSS_EVERY = 32  # updates, on a GPU, where each look waits for the device
@@ -128,6 +129,7 @@ class Training:
                 startup_s=time.perf_counter() - began,
             )
         )
+        self.ranks.barrier()  # rank 0 may have looked through the validation labels: not on the others' clocks
 
     def run(self) -> tuple[Status, str, dict[str, float]]:
         """Run epochs until the budget is used up or the loss diverges.
@@ -142,7 +144,17 @@ class Training:
             return "diverged", str(error), {}
         if self.saved_at != self.progress.num_updates:
             self._checkpoint()
-        return "completed", self.stop or "reached max_epochs", self._score("test")
+        return "completed", self.stop or "reached max_epochs", self._score("test").means
+
+    def advance(self, num_updates: int) -> None:
+        """Make the first updates of an epoch and nothing else: no record, no evaluation, no checkpoint.
+
+        Raises: DivergedError if a loss is not finite.
+        """
+        epoch = self.progress.epoch
+        order = epoch_permutation(self.workload.num_examples["train"], seed=self.trial.seed, epoch=epoch)
+        for update in islice(self._updates(order, epoch), num_updates):
+            self._update(update, EpochSums())
 
     def end(self, status: Status, reason: str, test: dict[str, float], *, wall_time_s: float) -> End:
         """Write and return the end record."""
@@ -243,7 +255,8 @@ class Training:
     def _evaluate(self, sums: EpochSums, *, epoch_end: bool) -> None:
         """Evaluate and record; decide whether training must stop, alike on every rank."""
         quantiles = self.clock.drain(self.ranks, self.totals)
-        validation = self._score("validation")
+        scores = self._score("validation")
+        validation = scores.means
         train = sums.metrics.means(sums.num_samples, self.ranks)
         if self.ranks.rank == 0:
             self.records.append(
@@ -257,6 +270,7 @@ class Training:
                     num_collectives=self.ranks.traffic.num_collectives,
                     train=train,
                     validation=validation,
+                    num_validation=scores.num_examples,
                 )
             )
         if not math.isfinite(validation["loss"]) or not math.isfinite(train["loss"]):
@@ -266,7 +280,7 @@ class Training:
         elif self.trial.stop_at_target and self.trial.target.reached(validation[self.trial.target_metric]):
             self.stop = "reached the target"
 
-    def _score(self, split: Any) -> dict[str, float]:  # noqa: ANN401 - one of the splits
+    def _score(self, split: Split) -> Scores:
         began = time.perf_counter()
         scores = evaluate(self.model, self.workload, split, ranks=self.ranks, autocast=self.autocast)
         self.progress.evaluation_time_s += time.perf_counter() - began
@@ -274,12 +288,12 @@ class Training:
 
     def _end_epoch(self, order: NDArray[np.int64], epoch: int) -> None:
         """Write this rank's account of an epoch, and a checkpoint."""
-        own = np.concatenate(
-            [
-                order[cut][rank_part(cut.stop - cut.start, rank=self.ranks.rank, world_size=self.ranks.world_size)]
-                for cut in update_slices(len(order), self.trial.global_batch_size)
-            ]
-        )
+        parts = [
+            order[cut][rank_part(cut.stop - cut.start, rank=self.ranks.rank, world_size=self.ranks.world_size)]
+            for cut in update_slices(len(order), self.trial.global_batch_size)
+        ]
+        own = np.concatenate(parts)
+        seen_in = np.repeat(np.arange(len(parts)), [len(part) for part in parts])  # update of each own example
         self.records.append(
             Epoch(
                 rank=self.ranks.rank,
@@ -287,6 +301,7 @@ class Training:
                 num_updates=self.progress.num_updates,
                 num_indices=len(own),
                 indices_digest=indices_digest(own),
+                order_digest=indices_digest(own + len(order) * seen_in),
                 parameters_digest=parameters_digest(self.model),
                 train_time_s=self.totals.train_time_s,
                 **self.totals.own(),

@@ -1,4 +1,4 @@
-"""A warm rank: ``python -m paceline.train.worker JOB``, started by the agent; runs the trials of a job one by one.
+"""A warm rank: ``python -m paceline.train.worker JOB``, started by the agent; makes a job's checks, runs its trials.
 
 A trial of W ranks uses the first W; the others sleep on the store until it is over. An error ends the process with a
 word why; elastic starts all ranks anew, the trial is recorded as failed, and the job goes on with the next.
@@ -21,10 +21,10 @@ from torch.distributed.distributed_c10d import Store
 
 from paceline import registry
 from paceline.errors import DataError
-from paceline.job import PARENT_VARIABLE, Job, read_trial
-from paceline.records import Exit, Status, write_json
+from paceline.job import PARENT_VARIABLE, ChecksWanted, Job, checks_path, read_checks, read_trial, stopping
+from paceline.records import Checks, Exit, Finding, Status, write_json
 from paceline.study import WorkloadEntry
-from paceline.train import failure
+from paceline.train import check, failure
 from paceline.train.group import Groups, choose_device, initialize
 from paceline.train.loop import run_trial
 from paceline.trial import Trial
@@ -61,7 +61,10 @@ def end_with_parent() -> None:
 
 def _run_job(job: Job, device: torch.device, store: Store) -> None:
     trials = [read_trial(job.folder / name) for name in _open_trials(job, store)]
-    groups = Groups([trial.num_ranks for trial in trials], device)
+    checked = [read_trial(job.folder / name) for name in (job.checks.trials if job.checks else ())]
+    groups = Groups([dist.get_world_size(), *(trial.num_ranks for trial in (*trials, *checked))], device)
+    if job.checks is not None and not _may_begin(job, job.checks, checked, groups, store):
+        return
     for number, trial in enumerate(trials):
         trial_dir = job.folder / trial.id
         if dist.get_rank() < trial.num_ranks:
@@ -72,6 +75,45 @@ def _run_job(job: Job, device: torch.device, store: Store) -> None:
                 store.set(f"done-{number}", "1")
         else:
             store.wait([f"done-{number}"], TRIAL_TIMEOUT)
+
+
+def _may_begin(job: Job, wanted: ChecksWanted, checked: list[Trial], groups: Groups, store: Store) -> bool:
+    """Make the checks, unless an earlier attempt did or died of them; whether all that matter pass."""
+    if dist.get_rank() == 0:
+        path, logs = checks_path(job.folder), job.folder / "logs"
+        if not path.exists() and (fatal := job.running()) is not None:
+            cause = failure.merged_cause(logs, job.num_ranks)
+            _write_checks(job, wanted, (Finding(check=fatal, status="fail", evidence=cause),))
+        failure.forget(logs)
+        store.set("check", "" if path.exists() else "1")
+    if store.get("check"):
+        found = _findings(job, checked, groups)
+        if dist.get_rank() == 0:
+            _write_checks(job, wanted, found)
+    if dist.get_rank() == 0:
+        made = read_checks(job.folder)
+        assert made is not None
+        store.set("may_begin", "" if stopping(made.findings) else "1")
+    store.wait(["may_begin"], TRIAL_TIMEOUT)
+    return bool(store.get("may_begin"))
+
+
+def _findings(job: Job, checked: list[Trial], groups: Groups) -> tuple[Finding, ...]:
+    def begin(name: str) -> None:
+        if dist.get_rank() == 0:
+            job.mark_running(name)
+
+    try:
+        return check.findings(checked, lambda trial: open_workload(trial.workload_entry, job.data_dir), groups, begin)
+    except Exception as error:
+        with suppress(OSError):  # a full disk must not hide the error
+            failure.leave_word(job.folder / "logs", dist.get_rank(), error)
+        raise
+
+
+def _write_checks(job: Job, wanted: ChecksWanted, found: tuple[Finding, ...]) -> None:
+    made = Checks(of=wanted.of, findings=wanted.findings + found)
+    write_json(checks_path(job.folder), made.model_dump(mode="json"))
 
 
 def _open_trials(job: Job, store: Store) -> list[str]:
