@@ -60,7 +60,8 @@ class Start(Record):
     """A rank begins a trial; written by every rank.
 
     ``chance`` is what a model that ignores its input scores on the validation set at best: the entropy of the labels
-    as ``loss``, the share of the commonest one as ``accuracy``; empty where targets are no classes, and on ranks above 0.
+    as ``loss``, the share of the commonest one as ``accuracy``; empty on ranks above 0 and where targets are no
+    classes.
     """
 
     kind: Literal["start"] = "start"
@@ -90,7 +91,8 @@ class Epoch(Record):
     """A rank's own account of one epoch; written by every rank.
 
     ``indices_digest`` of all ranks add up to that of the whole epoch, and ``order_digest``, which also says in which
-    update an example was seen, to the same sum at every scale; ``parameters_digest`` is the same on all. Seconds and bytes are this rank's, since the trial began.
+    update an example was seen, to the same sum at every scale; ``parameters_digest`` is the same on all. Seconds and
+    bytes are this rank's, since the trial began.
     """
 
     kind: Literal["epoch"] = "epoch"

@@ -22,7 +22,7 @@ HORIZON = math.log(2.0)  # in logarithms of times whose median is 1
 
 @pytest.fixture(autouse=True)
 def few_patterns(monkeypatch):
-    for name in ("NUM_RESAMPLES", "NUM_RANDOM_PATTERNS", "PATTERNS_TOGETHER"):
+    for name in ("NUM_RANDOM_SUBSETS", "NUM_RANDOM_PATTERNS", "PATTERNS_TOGETHER"):
         monkeypatch.setattr(inference, name, 1000)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from pydantic import BaseModel
+
 from paceline.analysis.load import TrialResult
 from paceline.errors import UsageError
 from paceline.records import Start
@@ -61,8 +63,7 @@ Values = Callable[[TrialResult], Iterable[Any]]
 
 def _of_trial(field: str) -> Values:
     def values(result: TrialResult) -> Iterable[Any]:
-        value = getattr(result.trial, field)
-        return [value.model_dump() if hasattr(value, "model_dump") else value]
+        return [getattr(result.trial, field)]
 
     return values
 
@@ -85,9 +86,12 @@ def _starts(result: TrialResult) -> Iterable[Start]:
 def _unlike(results: Sequence[TrialResult], field: str, values: Values, *, within: str) -> Iterator[str]:
     """Says what differs if ``values`` yields more than one distinct value over ``results``."""
     first_seen: dict[str, Trial] = {}
+    last: object = None
     for result in results:
         for value in values(result):
-            first_seen.setdefault(_shown(value), result.trial)
+            if not first_seen or value != last:  # most are the same as the one before
+                first_seen.setdefault(_shown(value), result.trial)
+                last = value
     if len(first_seen) > 1:
         listed = "; ".join(f"{value} in {trial.id}" for value, trial in list(first_seen.items())[:_LIMIT])
         more = f"; and {len(first_seen) - _LIMIT} more" if len(first_seen) > _LIMIT else ""
@@ -111,6 +115,8 @@ def _grouped(
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}={value[key]!r}" for key in sorted(value)) + "}"
     return repr(value)

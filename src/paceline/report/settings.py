@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from paceline.study import Study
 
 MAX_LINES = 400
 
 
+class _Default(NamedTuple):
+    """A hyperparameter that the study file did not give: as a key it would be given, and could not be tuned."""
+
+    value: Any
+
+
 def study_toml(study: Study) -> str:
-    """The resolved study as a study file, every default filled in."""
-    settings = study.model_dump(mode="json")
+    """The resolved study as a study file: every default filled in, those of hyperparameters as comments."""
+    settings = study.model_dump(mode="json", exclude_none=True)
     settings["scales"] = [str(scale) for scale in study.scales]
     for entry in settings["optimizers"].values():
-        entry.update(entry.pop("hyperparameters"))
+        given, values = entry.pop("given"), entry.pop("hyperparameters")
+        entry.update({key: value if key in given else _Default(value) for key, value in values.items()})
     return "\n".join(_table(settings, ())).strip() + "\n"
 
 
 def _table(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
     """Plain keys first, then the tables below."""
     for key, value in table.items():
-        if not isinstance(value, Mapping):
+        if isinstance(value, _Default):
+            yield f"# {_key(key)} = {_value(value.value)}"
+        elif not isinstance(value, Mapping):
             yield f"{_key(key)} = {_value(value)}"
     for key, value in table.items():
         if isinstance(value, Mapping) and value:
