@@ -51,3 +51,41 @@ def test_no_such_run_is_a_usage_error(paceline):
     done = paceline("audit", "nowhere")
     assert done.returncode == 2
     assert "there is no folder nowhere" in done.stderr
+
+
+PRIOR = """
+name = "prior"
+seeds = [42]
+scales = [1, 2]
+max_epochs = 1
+threads_per_rank = 1
+device = "cpu"
+batch = { rule = "global", global_batch_size = 500 }
+[workloads.digits]
+name = "workloads.spoilt:build"
+options = { fault = "labels dropped" }
+[optimizers.sgd]
+lr = 0.01
+[optimizers.lbfgs]
+lr = 1e4
+"""
+
+
+def test_a_study_with_the_prior_studys_faults_is_run_and_not_believed(paceline):
+    """Fault 1 (shifted labels), 4 (one seed, hand-picked settings) and 5 (L-BFGS that diverges): each by its name."""
+    study = paceline.folder / "prior.toml"
+    study.write_text(PRIOR)
+    refused = paceline("run", study)
+    assert refused.returncode == 1
+    assert "shuffled-label probe: digits: " in refused.stderr
+    done = paceline("run", study, "--no-check")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Verdict withheld: the check “shuffled-label probe” failed (and 2 more checks)")
+    audited = json.loads(paceline("audit", paceline.folder / "runs" / "prior", "--json").stdout)
+    found = {one["check"]: one for one in audited["audit"]}
+    failed = {name for name, one in found.items() if one["status"] == "fail"}
+    assert failed == {"shuffled-label probe", "better than chance", "all values finite", "enough seeds"}
+    assert "always guessing the commonest class" in found["better than chance"]["evidence"]
+    assert "lbfgs" in found["all values finite"]["evidence"]
+    assert found["equal tuning budgets"]["status"] == "not applicable"
+    assert set(audited["withholds_verdict"]) == failed - {"all values finite"}

@@ -79,7 +79,8 @@ def enough_seeds(study: Study, trials: Sequence[Trial]) -> Finding:
         evidence = "there is one cell, and nothing to compare it with"
         return Finding(check=ENOUGH_SEEDS, status="not applicable", evidence=evidence)
     needed = seeds_needed(number)
-    evidence = f"{given} seed{'s' * (given != 1)}; {number} comparison{'s' * (number != 1)} need {needed}"
+    compared = f"{number} comparisons need" if number > 1 else "1 comparison needs"
+    evidence = f"{given} seed{'s' * (given != 1)}; {compared} {needed}"
     if given < needed:
         evidence += ", and with fewer the report makes no claim"
     return Finding(check=ENOUGH_SEEDS, status="pass" if given >= needed else "fail", evidence=evidence)

@@ -68,7 +68,7 @@ def _who_was_first(verdict: Verdict, comparison: Comparison) -> str:
         return f"No cell reached {goal(target)} in the median of its seeds."
     best = comparison.cell(verdict.fastest)
     time = f"{seconds(verdict.median_time_s)} of training"
-    time += ", its only seed" if best.num_trials == 1 else ", the median of its seeds"
+    time += ", its only seed" if best.num_trials == 1 else ""
     if verdict.time_s and verdict.time_s.bounded:
         time += f" {interval(verdict.time_s, seconds)}"
     others = len(comparison.of(verdict.workload)) - 1
@@ -76,12 +76,22 @@ def _who_was_first(verdict: Verdict, comparison: Comparison) -> str:
         return f"{who(best)} reached {goal(target)} soonest: after {time}."
     if not verdict.within_noise:
         return f"{who(best)} is the fastest of {others + 1} cells to {goal(target)}: {time}."
-    names = [who(comparison.cell(one.other)) for one in verdict.within_noise]
-    rest = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    maybe, unknown = (
+        _joined([who(comparison.cell(one.other)) for one in verdict.within_noise if one.declared is declared])
+        for declared in (True, False)
+    )
+    told = f"{who(best)} reached {goal(target)} soonest, after {time}"
+    told += f", but {maybe} may be as fast." if maybe else "."
+    told += f" Not compared with it: {unknown}." if unknown else ""
+    slower = len(verdict.slower)
+    return told + (f" The other {f'{slower} cells are' if slower > 1 else 'cell is'} slower." if slower else "")
+
+
+def _joined(names: Sequence[str]) -> str:
+    """``a, b and c``; only how many where they are too many for one line."""
     if len(names) > _NAMED:
-        rest = number(len(names), "other cell")
-    slower = f" The other {number(len(verdict.slower), 'cell')} are slower." if verdict.slower else ""
-    return f"{who(best)} reached {goal(target)} soonest, after {time}, but {rest} may be as fast.{slower}"
+        return number(len(names), "other cell")
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _distributing(verdict: Verdict, comparison: Comparison) -> str:
@@ -132,10 +142,11 @@ def _sentences(verdict: Verdict, comparison: Comparison) -> Iterator[str]:
         yield from _nobody(cells)
     else:
         best = comparison.cell(verdict.fastest)
-        every = best.num_reached == best.num_trials and best.num_trials > 1
+        every = "all of which" if best.num_reached == best.num_trials else f"{best.num_reached} of which"
+        median = f"That is the median of {best.num_trials} seeds, {every} reached the target; it"
         yield (
-            f"{'All' if every else f'{best.num_reached} of'} its {number(best.num_trials, 'seed')} reached the target; "
-            f"getting there costs {digits(verdict.node_hours or 0.0)} node-hours."
+            f"{median if best.num_trials > 1 else 'Reaching the target'} costs {digits(verdict.node_hours or 0.0)} "
+            "node-hours."
         )
         if not verdict.withheld:
             yield from _claims(verdict, comparison)
@@ -171,9 +182,10 @@ def _may_be_as_fast(verdict: Verdict, comparison: Comparison) -> Iterator[str]:
     nearest = sorted(verdict.within_noise, key=lambda one: one.ratio.value if one.ratio else math.inf)
     for one in nearest[:_MOST]:
         told = f"{factor(one.ratio.value)} as long {interval(one.ratio, factor)}" if one.ratio else "no pair of seeds"
-        yield f"Not sure: {who(comparison.cell(one.other))} took {told}. {_what_settles(one, comparison)}"
+        kind = "Not sure" if one.declared else "Not compared"
+        yield f"{kind}: {who(comparison.cell(one.other))} took {told}. {_what_settles(one, comparison)}"
     if len(nearest) > _MOST:
-        yield f"{number(len(nearest) - _MOST, 'more cell')} cannot be told from the fastest."
+        yield f"{number(len(nearest) - _MOST, 'more cell')} may be the fastest as well."
 
 
 def _what_settles(one: Undecided, comparison: Comparison) -> str:

@@ -95,6 +95,11 @@ def goal(target: Target) -> str:
 
 def rules(comparison: Comparison) -> str:
     """What was the same at every scale."""
+    if comparison.batch_rule == "global" and comparison.tuning:
+        return (
+            "Every scale used the same global batch, and the hyperparameters that tuning chose at that scale: where "
+            "these differ, so does the mathematics."
+        )
     if comparison.batch_rule == "global":
         return (
             "Every scale used the same global batch: the mathematics is the same but for rounding, which some "

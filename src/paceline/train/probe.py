@@ -2,7 +2,7 @@
 
 The workload's own model is trained for a moment, then the targets of random pairs of validation examples are swapped.
 If labels have nothing to do with inputs, as when images are paired with the labels of others, a swap is as likely to
-help as to hurt, whatever the model has learned, so that the signed-rank test of the differences is exact. Where labels
+help as to hurt, whatever the model has learned, so that the sign test of the differences is exact. Where labels
 belong to their inputs, a few dozen updates suffice to tell.
 """
 
@@ -91,8 +91,6 @@ def _update(model: nn.Module, optimizer: torch.optim.Optimizer, workload: Worklo
 
 
 def _look(model: nn.Module, workload: Workload, device: torch.device, num_updates: int) -> Look:
-    from scipy.stats import wilcoxon
-
     total = workload.num_examples["validation"]
     chosen = np.random.default_rng(PAIR_SEED).permutation(total)[: min(total, MOST_EXAMPLES) // 2 * 2]
     model.eval()
@@ -104,9 +102,13 @@ def _look(model: nn.Module, workload: Workload, device: torch.device, num_update
     model.train()
     own, swapped = np.concatenate(parts, axis=1)
     finite = bool(np.isfinite(own).all() and np.isfinite(swapped).all())
-    differs = finite and bool((own != swapped).any())
-    p_value = float(wilcoxon(own, swapped, alternative="less").pvalue) if differs else (1.0 if finite else math.nan)
+    p_value = _sign_test(int((own < swapped).sum()), int((own != swapped).sum())) if finite else math.nan
     return Look(num_updates=num_updates, loss=own.mean() / 2, shuffled_loss=swapped.mean() / 2, p_value=p_value)
+
+
+def _sign_test(num_better: int, num_pairs: int) -> float:
+    """The chance that of so many fair coins at least ``num_better`` show heads, exactly; a rank does without scipy."""
+    return sum(math.comb(num_pairs, number) for number in range(num_better, num_pairs + 1)) / 2**num_pairs
 
 
 def _pair_losses(model: nn.Module, workload: Workload, batch: Batch) -> NDArray[np.float64]:
