@@ -108,7 +108,7 @@ def _look(model: nn.Module, workload: Workload, device: torch.device, num_update
 
 def _sign_test(num_better: int, num_pairs: int) -> float:
     """The chance that of so many fair coins at least ``num_better`` show heads, exactly; a rank does without scipy."""
-    return sum(math.comb(num_pairs, number) for number in range(num_better, num_pairs + 1)) / 2**num_pairs
+    return sum(math.comb(num_pairs, number) for number in range(num_better, num_pairs + 1)) / (1 << num_pairs)
 
 
 def _pair_losses(model: nn.Module, workload: Workload, batch: Batch) -> NDArray[np.float64]:
