@@ -180,3 +180,20 @@ def test_comparisons_are_within_each_workload():
 def test_a_comparison_that_names_no_one_cell_is_refused(changes, why):
     with pytest.raises(UsageError, match=why):
         pairs(**changes)
+
+
+def test_the_baseline_is_run_twice_at_the_end_of_each_seed():
+    """An A/A pair: the same computation, another trial."""
+    trials = trials_of(aa_pair=True, baseline="sgd@2")
+    assert [(trial.seed, trial.cell, trial.repeat) for trial in trials if trial.repeat] == [
+        (3, "lenet5-mnist/sgd+ddp@1x2", 1), (1, "lenet5-mnist/sgd+ddp@1x2", 1),
+    ]  # fmt: skip
+    assert [trial.repeat for trial in trials] == [0, 0, 0, 0, 1] * 2
+    assert len({trial.id for trial in trials}) == len(trials)
+    again = trials[4]
+    assert again.model_copy(update={"repeat": 0}).id == trials[3].id
+
+
+def test_a_single_cell_is_run_once():
+    """There is nothing to compare, and so no noise to know."""
+    assert len(trials_of(aa_pair=True, optimizers={"adam": {}}, scales=[1], seeds=[0])) == 1

@@ -297,6 +297,16 @@ class Study(Frozen):
         named = [("single" if scale.num_ranks == 1 else "ddp") if name == "auto" else name for name in self.strategies]
         return [name for name in dict.fromkeys(named) if strategy_card(name).admits(scale.num_ranks)]
 
+    @property
+    def num_cells(self) -> int:
+        """Cells of each workload."""
+        return len(self.optimizers) * sum(len(self.strategies_at(scale)) for scale in self.scales)
+
+    @property
+    def repeats_baseline(self) -> bool:
+        """Whether the baseline is run twice: nothing to compare, no noise to know."""
+        return self.aa_pair and self.num_cells > 1
+
     def options_of(self, label: str) -> Options:
         """The study's options with the overrides of one optimizer."""
         return Options.model_validate(self.options.model_dump() | self.optimizers[label].options)

@@ -135,7 +135,7 @@ def expand(
             for strategy in study.strategies_at(scale)
         ]  # fmt: skip
         trials += own
-        if study.aa_pair:
+        if study.repeats_baseline:
             baselines = {baseline(study, workload, own) for workload in study.workloads}
             trials += [trial.model_copy(update={"repeat": 1}) for trial in own if trial.cell in baselines]
     comparisons(study, trials)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import CommandLine
-from paceline.records import Start, rank_file, read_json, read_records
+from paceline.records import Start, rank_file, read_json, read_records, trial_dirs
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -54,7 +54,7 @@ def test_standard_output_is_one_json_line_with_the_stable_keys(trained, which, n
     assert result["examples_per_s"] == pytest.approx(4500 / result["train_time_s"])
     assert 0.5 < result["final_validation_accuracy"] <= 1
     assert 0.5 < result["final_test_accuracy"] <= 1
-    assert Path(result["run_dir"]).is_dir()
+    assert [folder.name for folder in trial_dirs(Path(result["run_dir"]).parent)] == [result["trial"]]
 
 
 def test_torchrun_gives_the_same_bits(trained):

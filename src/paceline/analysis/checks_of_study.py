@@ -122,8 +122,8 @@ def same_machine(run: Run) -> Outcome:
 def machine_quiet(run: Run, noise: Sequence[AaPair]) -> Outcome:
     """The same trial takes the same time when it is run twice."""
     if not noise:
-        wanted = run.study is not None and run.study.aa_pair
-        return skipped("no A/A pair is over yet" if wanted else "the study has no A/A pair (aa_pair = false)")
+        wanted = run.study is not None and run.study.repeats_baseline
+        return skipped("no A/A pair is over yet" if wanted else "the study has no A/A pair")
     loudest = max(noise, key=lambda pair: pair.floor or 0.0)
     if loudest.floor is None:
         return skipped(

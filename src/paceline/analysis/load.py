@@ -106,13 +106,8 @@ class Run:
         """How many trials the study has, started or not."""
         if self.study is None:
             return len(self.results)
-        cells = len(self.study.optimizers) * num_places(self.study) + self.study.aa_pair
+        cells = self.study.num_cells + self.study.repeats_baseline
         return max(len(self.results), len(self.study.workloads) * cells * len(self.study.seeds))
-
-
-def num_places(study: Study) -> int:
-    """Pairs of a scale and a strategy that admits it."""
-    return sum(len(study.strategies_at(scale)) for scale in study.scales)
 
 
 def load(run_dir: Path) -> Run:
