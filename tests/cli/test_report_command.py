@@ -23,7 +23,7 @@ def test_the_table_goes_to_standard_output_and_the_path_to_standard_error(folder
     assert main(["report", str(folder)]) == 0
     out, err = capsys.readouterr()
     assert "Optimizer Strategy Ranks Reached" in out
-    assert "No claim: 3 comparisons need 7 finished seeds" in out
+    assert "No claim: 3 declared comparisons need 7 finished seeds" in out
     assert max(len(line) for line in out.splitlines()) <= 80
     assert err.strip() == f"report: {folder / 'report.html'}"
     assert (folder / "report.html").read_text().startswith("<!doctype html>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,9 @@ def test_the_others_complete_and_the_run_ends_with_1(faults):
 
 
 def test_a_killed_rank_is_named(faults):
-    assert faults.exits["killed_ddp_1x2"].cause.startswith("rank 1 died without a word (killed, or out of memory?)")
+    """On a busy machine its peer may be ended before it can say that it only saw the connection close."""
+    cause = faults.exits["killed_ddp_1x2"].cause
+    assert re.match(r"rank (0, )?1 died without a word \(killed, or out of memory\?\)", cause)
 
 
 def test_a_rank_that_raised_is_named_with_what_it_said(faults):

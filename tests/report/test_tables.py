@@ -48,4 +48,4 @@ def test_markdown_has_the_answer_the_table_and_no_markup_of_others(tmp_path):
     table = [line for line in text.partition("## How sure")[0].splitlines() if line.startswith("|")]
     assert len(table) == 2 + 6
     assert len({line.count("|") for line in table}) == 1
-    assert "No claim: 5 comparisons" in text
+    assert "No claim: 5 declared comparisons" in text
