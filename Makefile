@@ -1,5 +1,6 @@
 # make demo    install into .venv, run the demonstration study, print its table and where the report is
 # make test    install with the dev extra; linters, types, import contracts, tests
+# make test-hosts   what happens between hosts, on a bed of four that it makes (root, Linux; 12 minutes at most)
 # make bench   what the program costs beside what a user would write instead (15 minutes)
 # VENV=path reuses an environment, for instance one that has torch already.
 VENV ?= .venv
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test bench
+.PHONY: demo test test-hosts bench
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -26,7 +27,10 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest -m 'not hosts'
+
+test-hosts: $(VENV)/.installed-dev
+	$(BIN)/pytest -m hosts --session-timeout=720 tests/hosts
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks

@@ -53,7 +53,7 @@ def rank_side(data: str, optimizer: str, rounds: int, folder: Path, data_dir: Pa
     torch.set_num_threads(1)
     device = torch.device("cpu")
     initialize(device, timeout_s=120)
-    ranks = Groups([2], device).ranks(2)
+    ranks = Groups([], device, ranks_per_host=2).world
     trial, workload = open_trial(
         f"lenet5-{data}", optimizer, num_ranks=2, data_dir=data_dir, settings=SETTINGS[optimizer]
     )

@@ -158,19 +158,22 @@ def serve() -> None:
 
     import torch
 
+    from paceline.study import Scale
     from paceline.train.group import Groups, initialize
 
     torch.set_num_threads(1)
     device = torch.device("cpu")
     initialize(device, timeout_s=120.0)
-    groups = Groups(list(range(1, int(os.environ["WORLD_SIZE"]) + 1)), device)
+    size = int(os.environ["WORLD_SIZE"])
+    scales = {number: Scale(ranks_per_host=number) for number in range(1, size + 1)}
+    groups = Groups(scales.values(), device, ranks_per_host=size)
     replies.write(b'{"result": "ready"}\n')
     for line in sys.stdin.buffer:
         request = json.loads(line)
         try:
             module, _, name = request["function"].partition(":")
             function = getattr(importlib.import_module(module), name)
-            answer = {"result": function(groups.ranks(request["num_ranks"]), **request["arguments"])}
+            answer = {"result": function(groups.ranks(scales[request["num_ranks"]]), **request["arguments"])}
             reply = json.dumps(answer)
         except Exception:
             reply = json.dumps({"error": traceback.format_exc()})

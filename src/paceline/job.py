@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from paceline.errors import DataError
 from paceline.records import Checks, Finding, exit_of, read_json, write_atomically, write_json
+from paceline.study import Scale
 from paceline.trial import Trial
 
 PARENT_VARIABLE = "PACELINE_PARENT_PID"  # whose death ends a process of the job
+NODE_VARIABLE = "PACELINE_NODE"  # which of the job's hosts a rank is on, counted from 0
 ENOUGH_SEEDS = "enough seeds"
 
 
@@ -31,19 +34,30 @@ class ChecksWanted(BaseModel):
 class Job(BaseModel):
     """What ``job.json`` holds: trials in order, by the names of their folders below ``run_dir``.
 
-    Where ``checks`` are wanted, no trial is run if one of them fails.
+    Hosts that share no files have a run folder each, with a ``job.json`` of its own. Rank ``node * ranks_per_host +
+    local`` is on host ``node``; rank 0 writes what is written once. Where ``checks`` are wanted, no trial is run if one
+    of them fails. A rank that is silent for longer than ``heartbeat_timeout_s`` ends its trial; hosts that do not
+    come together within ``join_timeout_s``, at first or after a death, end the job.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     run_dir: str
     trials: list[str]
-    num_ranks: int
+    num_hosts: int = 1
+    ranks_per_host: int
     threads_per_rank: int
     device: str
     data_dir: str | None
     checks: ChecksWanted | None = None
     collective_timeout_s: float = 600.0
+    heartbeat_timeout_s: float = 60.0
+    join_timeout_s: float = 120.0
+
+    @property
+    def num_ranks(self) -> int:
+        """World size."""
+        return self.num_hosts * self.ranks_per_host
 
     @property
     def folder(self) -> Path:
@@ -58,12 +72,12 @@ class Job(BaseModel):
     def write(self) -> None:
         """Write ``job.json``, and forget which trial ran last."""
         self.running_path.unlink(missing_ok=True)
-        write_json(self.path, self.model_dump(mode="json"))
+        write_json(self.path, self.model_dump(mode="json", exclude={"run_dir"}))
 
     @classmethod
     def read(cls, path: Path) -> Job:
-        """Read ``job.json``."""
-        return cls.model_validate(read_json(path))
+        """Read ``job.json``; the folder that it lies in is the run's."""
+        return cls.model_validate(read_json(path) | {"run_dir": str(path.absolute().parent)})
 
     @property
     def running_path(self) -> Path:
@@ -81,6 +95,12 @@ class Job(BaseModel):
     def open_trials(self) -> list[str]:
         """The trials of this job that have not ended."""
         return [name for name in self.trials if exit_of(self.folder / name) is None]
+
+
+def members(scale: Scale, *, ranks_per_host: int) -> list[int]:
+    """The ranks of a job with so many on each host that make up a trial of ``scale``: the first of the first hosts."""
+    places = product(range(scale.num_hosts), range(scale.ranks_per_host))
+    return [node * ranks_per_host + local for node, local in places]
 
 
 def checks_path(run_dir: Path) -> Path:

@@ -326,6 +326,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Study:
         raise UsageError(f"study file {path} cannot be read: {error.strerror}; `paceline init` writes one") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"study file {path} is not TOML: {error}") from error
+    settings.pop("cluster", None)  # where it runs is no part of what it is: see paceline.cluster
     for override in overrides:
         apply_override(settings, override)
     return validate(settings, source=str(path))

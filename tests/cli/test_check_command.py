@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,7 @@ def test_no_check_runs_it_all_the_same_and_the_findings_stay(refused):
 @pytest.mark.parametrize(
     ("changes", "check", "cause"),
     [
-        (with_fault("killed"), "labels and images", "1 died without a word"),
+        (with_fault("killed"), "labels and images", f"rank 1 on {platform.node()} died without a word"),
         (("--set", f"optimizers.sgd={FAULTY}"), "parity of one rank and N ranks", "RuntimeError: the hand-made fault"),
     ],
 )  # fmt: skip

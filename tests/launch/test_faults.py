@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import platform
 from pathlib import Path
 
 import pytest
@@ -88,16 +88,15 @@ def test_the_others_complete_and_the_run_ends_with_1(faults):
 
 
 def test_a_killed_rank_is_named(faults):
-    """On a busy machine its peer may be ended before it can say that it only saw the connection close."""
     cause = faults.exits["killed_ddp_1x2"].cause
-    assert re.match(r"rank (0, )?1 died without a word \(killed, or out of memory\?\)", cause)
+    assert cause.startswith(f"rank 1 on {platform.node()} died without a word (killed, or out of memory?)")
 
 
 def test_a_rank_that_raised_is_named_with_what_it_said(faults):
     """Not its peer, which only saw the connection close."""
     cause = faults.exits["raised_ddp_1x2"].cause
     assert cause.startswith("rank 1 on ")
-    assert cause.endswith(": RuntimeError: the hand-made fault")
+    assert cause.splitlines()[0].endswith(": RuntimeError: the hand-made fault")
 
 
 def test_ranks_stay_warm_until_a_trial_kills_them(faults):

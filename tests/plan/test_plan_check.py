@@ -22,7 +22,7 @@ def planned(**changes: Any) -> tuple[Study, list[Trial]]:
 
 
 def digest(study: Study, trials: list[Trial]) -> str:
-    return checks_wanted(study, trials).of
+    return checks_wanted(study, trials, 2).of
 
 
 @pytest.mark.parametrize("aa_pair", [True, False])
@@ -80,7 +80,7 @@ def test_one_cell_needs_no_seeds():
 
 
 def test_too_few_seeds_do_not_stop_a_run():
-    wanted = checks_wanted(*planned())
+    wanted = checks_wanted(*planned(), 2)
     assert {finding.check: finding.status for finding in wanted.findings} == {
         "budgets": "pass", "threads": "pass", "enough seeds": "fail",
     }  # fmt: skip
@@ -89,7 +89,7 @@ def test_too_few_seeds_do_not_stop_a_run():
 
 def test_one_trial_a_cell_is_checked():
     study, trials = planned(seeds=[3, 4], aa_pair=True)
-    assert checks_wanted(study, trials).trials == [trial.id for trial in trials[:4]]
+    assert checks_wanted(study, trials, 2).trials == [trial.id for trial in trials[:4]]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def found(ranks: Any, *, trials: list[dict[str, Any]], data_dir: str | None) -> 
 
     asked = [Trial.model_validate(trial) for trial in trials]
     begun: list[str] = []
-    groups = Groups([ranks.world_size, *(trial.num_ranks for trial in asked)], ranks.device)
+    groups = Groups([trial.scale for trial in asked], ranks.device, ranks_per_host=ranks.world_size)
     findings = check.findings(asked, lambda trial: open_workload(trial.workload_entry, data_dir), groups, begun.append)
     return {"findings": [finding.model_dump() for finding in findings], "begun": begun}
 

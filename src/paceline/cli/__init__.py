@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -13,9 +14,13 @@ from paceline.errors import PacelineError
 _COMMANDS = {
     "run": ("paceline.cli.run:run", "Run a study, or go on with it where it stopped."),
     "check": ("paceline.cli.check:check", "Check a study before it is run: labels, sharding, parity, budgets."),
+    "doctor": ("paceline.cli.doctor:doctor", "Examine the hosts of a cluster file before a run."),
     "tune": ("paceline.cli.tune:tune", "Choose hyperparameters with equal budgets, before a study is run."),
     "train": ("paceline.cli.train:train", "Run a single trial."),
     "status": ("paceline.cli.status:status", "Say how far a run has come."),
+    "logs": ("paceline.cli.logs:logs", "Show what a run, its ranks or a trial said."),
+    "attach": ("paceline.cli.attach:attach", "Follow a detached run until its end."),
+    "stop": ("paceline.cli.stop:stop", "Ask a run to end, from anywhere on its host."),
     "audit": ("paceline.cli.audit:audit", "Check a run before believing it."),
     "report": ("paceline.cli.report:report", "Compare what a run measured; write the HTML report."),
     "export": ("paceline.cli.export:export", "Write a run's results in another format."),
@@ -49,4 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # who read the output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return result if isinstance(result, int) else 0

@@ -12,6 +12,7 @@ def check(
     study: Path,
     *,
     data_dir: Path | None = None,
+    cluster: Path | None = None,
     set: Annotated[list[str] | None, Parameter(help="override a setting: KEY=VALUE, may be repeated")] = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
@@ -23,14 +24,17 @@ def check(
         A study file.
     data_dir:
         Where to look for data first.
+    cluster:
+        A cluster file, as for `paceline run`.
     json:
         Print one JSON object.
     """
     from paceline.cli.output import print_json, print_text
+    from paceline.cluster import cluster_of
     from paceline.plan.run import check_study
     from paceline.study import load
 
-    made = check_study(load(study, set or ()), data_dir=data_dir)
+    made = check_study(load(study, set or ()), data_dir=data_dir, cluster=cluster_of(study, cluster))
     if json:
         print_json(made.model_dump())
     else:

@@ -20,6 +20,7 @@ OWN = (
         "job.json",
         "running",
         "exit.json",
+        "control",
         "logs",
         "report.html",
         "export",

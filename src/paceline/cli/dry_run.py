@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from paceline.cluster import Cluster
     from paceline.plan.dry_run import Plan
     from paceline.study import Study
 
 
-def show_plan(study: Study, *, data_dir: Path | None, json: bool) -> None:
+def show_plan(study: Study, *, data_dir: Path | None, cluster: Cluster, json: bool) -> None:
     """Calibrate, and print what the study would take and could find."""
     from paceline.cli.output import print_json, print_text, say
     from paceline.plan.dry_run import plan
 
     say("measuring a few updates of every cell; no trial of the study is started")
-    made = plan(study, data_dir=data_dir)
+    made = plan(study, data_dir=data_dir, cluster=cluster)
     if json:
         print_json(as_json(made))
     else:

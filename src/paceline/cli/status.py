@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def status(run: Path, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """Say how far a run has come: its trials by state, what runs now, what failed and why.
+    """Say who runs a study and how far it has come: its trials by state, what runs now, what failed and why.
 
     Parameters
     ----------
@@ -22,14 +22,16 @@ def status(run: Path, *, json: Annotated[bool, Parameter(negative=())] = False) 
     json:
         Print one JSON object.
     """
-    from paceline.analysis.load import load
     from paceline.cli.output import print_json, print_text
+    from paceline.plan import control
 
-    found = as_json(load(run))
+    runner = control.who_runs(run)
+    found = as_json(_load(run, just_begun=runner is not None))
     if json:
-        print_json(found)
+        print_json({**found, "runner": runner and runner.as_json()})
         return
     print_text(f"{found['study']}: {found['num_over']} of {found['num_planned']} trials over")
+    print_text(runner.in_words() if runner else _nobody(run))
     for state, number in found["states"].items():
         if number:
             print_text(f"{number:>6} {state}")
@@ -37,6 +39,30 @@ def status(run: Path, *, json: Annotated[bool, Parameter(negative=())] = False) 
         print_text(_running(trial))
     for trial in found["failures"]:
         print_text(f"{trial['status']}: {trial['trial']}: {trial['cause'] or 'no cause was recorded; see its logs'}")
+
+
+def _load(run: Path, *, just_begun: bool) -> Run:
+    """The run; one that somebody has just begun may have no trial yet."""
+    from paceline.analysis.load import Run, load
+    from paceline.records import read_json, trial_dirs
+    from paceline.study import Study
+
+    if just_begun and (run / "study.json").exists() and not any(trial_dirs(run)):
+        study = Study.model_validate(read_json(run / "study.json"))
+        return Run(folder=run, study=study, environment={}, results=())
+    return load(run)
+
+
+def _nobody(run: Path) -> str:
+    """That nobody runs it; and of a detached run, how it ended."""
+    from paceline.cli.logs import when
+    from paceline.plan.control import last_detached
+
+    last = last_detached(run)
+    if last is None:
+        return "run by nobody now"
+    how = "was killed" if last.exit_code is None else f"{last.status} with exit code {last.exit_code}"
+    return f"run by nobody now; the last detached run {how}, {when(last.time)}"
 
 
 def as_json(run: Run) -> dict[str, Any]:

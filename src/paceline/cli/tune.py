@@ -17,6 +17,7 @@ def tune(
     *,
     runs: Path = Path("runs"),
     data_dir: Path | None = None,
+    cluster: Path | None = None,
     check: Annotated[bool, Parameter(negative="--no-check", help="check the study before its first trial")] = True,
     set: Annotated[list[str] | None, Parameter(help="override a setting: KEY=VALUE, may be repeated")] = None,
     json: Annotated[bool, Parameter(negative=())] = False,
@@ -31,17 +32,21 @@ def tune(
         Folder of all runs; the tuning goes to RUNS/NAME/tuning.
     data_dir:
         Where to look for data first.
+    cluster:
+        A cluster file, as for `paceline run`.
     json:
         Print one JSON object, with every configuration that was tried.
     """
     from paceline.cli.output import print_json, say
     from paceline.cli.progress import make_watcher
+    from paceline.cluster import cluster_of
     from paceline.plan.run import tune_study
     from paceline.study import load
 
     settings = load(study, set or ())
+    place = cluster_of(study, cluster)
     with closing(make_watcher()) as watcher:
-        tuning = tune_study(settings, runs_dir=runs, data_dir=data_dir, watcher=watcher, check=check)
+        tuning = tune_study(settings, runs_dir=runs, data_dir=data_dir, watcher=watcher, check=check, cluster=place)
     if json:
         print_json(as_json(settings.name, tuning))
     else:

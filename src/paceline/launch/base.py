@@ -9,7 +9,11 @@ from paceline.study import Scale
 
 
 class Launcher(Protocol):
-    """Starts the agents of one job at a time."""
+    """Starts the agents of one job at a time; made of a ``Cluster``."""
+
+    @property
+    def num_cores(self) -> int:
+        """Cores for the ranks of each host; known once ``check`` was called."""
 
     def check(self, scales: tuple[Scale, ...]) -> list[str]:
         """Remarks on what would spoil a measurement here.
@@ -25,6 +29,9 @@ class Launcher(Protocol):
 
     def stop(self) -> None:
         """End the job and all its ranks."""
+
+    def last_words(self, job: Job) -> str:
+        """Why the job ended with trials undone, in words."""
 
 
 def cores_of_this_host() -> int:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 
 from paceline.job import ENOUGH_SEEDS, ChecksWanted
-from paceline.launch.base import cores_of_this_host
 from paceline.records import Finding
 from paceline.study import Study
 from paceline.trial import Trial, comparisons
@@ -16,12 +15,16 @@ from paceline.trial import Trial, comparisons
 _NOT_CHECKED = {"study", "seed", "repeat"}
 
 
-def checks_wanted(study: Study, trials: Sequence[Trial]) -> ChecksWanted:
-    """The findings that need no ranks, and the trials, one a cell, whose like the ranks are to check."""
+def checks_wanted(study: Study, trials: Sequence[Trial], num_cores: int) -> ChecksWanted:
+    """The findings that need no ranks, and the trials, one a cell, whose like the ranks are to check.
+
+    Args:
+        num_cores: of each host.
+    """
     first: dict[str, Trial] = {}
     for trial in trials:
         first.setdefault(trial.cell, trial)
-    found = (budgets(study, trials), threads(trials, cores_of_this_host()), enough_seeds(study, trials))
+    found = (budgets(study, trials), threads(trials, num_cores), enough_seeds(study, trials))
     checked = [trial.model_dump(mode="json", exclude=_NOT_CHECKED) for trial in first.values()]
     said = json.dumps([checked, [finding.model_dump() for finding in found]], sort_keys=True)
     return ChecksWanted(

@@ -16,6 +16,7 @@ from paceline.analysis.inference import seeds_needed
 from paceline.analysis.load import TrialResult, load
 from paceline.analysis.power import detectable_ratio
 from paceline.analysis.tuning import label_of
+from paceline.cluster import THIS_HOST, Cluster
 from paceline.errors import PacelineError
 from paceline.plan.folder import hold
 from paceline.plan.run import Setting, prepare, run_trials
@@ -82,12 +83,12 @@ class Plan:
         return startup_s + sum(part.low_s for part in parts), startup_s + sum(part.high_s for part in parts)
 
 
-def plan(study: Study, *, data_dir: Path | None, launcher_name: str = "local") -> Plan:
+def plan(study: Study, *, data_dir: Path | None, cluster: Cluster = THIS_HOST) -> Plan:
     """Calibrate, and say what the study would take and could find; starts none of its trials.
 
     Raises: as ``run_study``; PacelineError if a cell cannot make its first updates.
     """
-    setting = prepare(study, data_dir=data_dir, launcher_name=launcher_name)
+    setting = prepare(study, data_dir=data_dir, cluster=cluster)
     trials = setting.trials()
     tuning = (
         tuning_trials(study, setting.facts, threads_per_rank=setting.threads_per_rank)

@@ -4,43 +4,108 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from paceline.errors import PacelineError, UsageError
+from paceline.errors import DataError, PacelineError, UsageError
+from paceline.launch.supervisor import identity, is_alive
 from paceline.records import read_json, trial_dirs, write_json
 from paceline.study import Study
 from paceline.trial import Trial, as_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """The process that holds a run folder, named for good by host, pid and ``start``; ``since`` is in s since 1970."""
+
+    pid: int
+    start: str
+    host: str
+    since: float
 
 
 @contextmanager
 def hold(run_dir: Path) -> Iterator[None]:
     """Lock the folder of a run, made if need be; ``.holder`` says meanwhile who holds it.
 
+    A process that is asked to end by SIGTERM meanwhile is interrupted as by Ctrl-C.
     Raises: UsageError if the folder holds something else, or another process runs this study;
         PacelineError if it cannot be written, then or while it is held.
     """
     holder = run_dir / ".holder"
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(run_dir / ".lock").acquire(blocking=False):
+        with FileLock(run_dir / ".lock").acquire(blocking=False), _sigterm_interrupts():
             _refuse_strangers(run_dir)
-            holder.write_text(f"process {os.getpid()} on {platform.node()}")
+            write_json(holder, identity(os.getpid()) | {"since": time.time()})
             try:
                 yield
             finally:
                 holder.unlink(missing_ok=True)
     except Timeout as error:
-        who = holder.read_text() if holder.exists() else "another process"
-        raise UsageError(f"{run_dir} is being run by {who}; wait for it, or stop it") from error
+        raise is_held(run_dir, holder_of(run_dir)) from error
     except OSError as error:
         raise PacelineError(
             f"run folder {run_dir} cannot be used: {error.strerror or error} ({error.filename}); "
             "choose another by --runs DIR, or make room"
         ) from error
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def is_held(run_dir: Path, holder: Holder | None) -> UsageError:
+    """The error that another process runs this study."""
+    who = f"process {holder.pid} on {holder.host}" if holder else "another process"
+    return UsageError(f"{run_dir} is being run by {who}; wait for it, or stop it: `paceline stop {run_dir}`")
+
+
+def holder_of(run_dir: Path) -> Holder | None:
+    """Who holds a run folder now; None if nobody does, whatever a killed process left there."""
+    path = run_dir / ".holder"
+    if not path.exists():
+        return None
+    try:
+        holder = Holder(**read_json(path))
+    except (DataError, TypeError):  # of a version that wrote less, or cut short by a crash of the host
+        return None
+    here = holder.host == platform.node()
+    return holder if (is_alive(vars(holder)) if here else _is_locked(run_dir / ".lock")) else None
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process on any host has this lock."""
+    try:
+        with FileLock(path).acquire(blocking=False):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a copy on a disk that cannot be written: nobody runs it there
+        return False
+
+
+def claim(run_dir: Path, study: Study, folder: Path, trials: list[Trial]) -> None:
+    """Make a run folder that is held this study's, and lay out no trial yet.
+
+    Args:
+        folder: where the trials that come first are to be, ``run_dir`` or the folder of its tuning.
+    Raises: UsageError if it belongs to another study; then nothing is written.
+    """
+    _refuse_foreign(folder, trials)
+    if not (run_dir / "study.json").exists():
+        write_json(run_dir / "study.json", study.model_dump(mode="json"))
 
 
 def lay_out(run_dir: Path, study: Study, trials: list[Trial]) -> None:

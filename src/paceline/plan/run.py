@@ -15,9 +15,10 @@ from typing import Protocol
 from paceline import registry
 from paceline.analysis.load import load
 from paceline.analysis.tuning import Tuning, tuning_of
+from paceline.cluster import THIS_HOST, Cluster
 from paceline.errors import PacelineError, UsageError
 from paceline.job import ChecksWanted, Job, checks_path, read_checks, stopping
-from paceline.launch.base import Launcher, cores_of_this_host
+from paceline.launch.base import Launcher
 from paceline.plan.check import checks_wanted
 from paceline.plan.environment import environment
 from paceline.plan.facts import remarks_on_targets, workload_facts
@@ -68,6 +69,7 @@ class Setting:
     remarks: list[str]
     threads_per_rank: int
     data_dir: Path | None
+    cluster: Cluster
     launcher: Launcher
 
     def trials(self, tuned: Mapping[Place, Values] = MappingProxyType({})) -> list[Trial]:
@@ -75,19 +77,21 @@ class Setting:
         return expand(self.study, self.facts, threads_per_rank=self.threads_per_rank, tuned=tuned)
 
 
-def prepare(study: Study, *, data_dir: Path | None, launcher_name: str = "local") -> Setting:
-    """Find out what must be known to run a study here; starts nothing.
+def prepare(study: Study, *, data_dir: Path | None, cluster: Cluster = THIS_HOST) -> Setting:
+    """Find out what must be known to run a study on a cluster; starts nothing.
 
-    Raises: UsageError, DataError if it cannot be run here.
+    Raises: UsageError, DataError if it cannot be run there; PacelineError if a host cannot be reached.
     """
-    launcher: Launcher = registry.resolve("launchers", launcher_name)()
+    launcher: Launcher = registry.resolve("launchers", cluster.kind)(cluster)
     facts = workload_facts(study, data_dir)
+    remarks = launcher.check(study.scales) + remarks_on_targets(study, facts)
     return Setting(
         study=study,
         facts=facts,
-        remarks=launcher.check(study.scales) + remarks_on_targets(study, facts),
-        threads_per_rank=max(1, cores_of_this_host() // max(scale.ranks_per_host for scale in study.scales)),
+        remarks=remarks,
+        threads_per_rank=max(1, launcher.num_cores // max(scale.ranks_per_host for scale in study.scales)),
         data_dir=data_dir,
+        cluster=cluster,
         launcher=launcher,
     )
 
@@ -99,7 +103,7 @@ def run_study(
     data_dir: Path | None,
     watcher: Watcher,
     check: bool = True,
-    launcher_name: str = "local",
+    cluster: Cluster = THIS_HOST,
 ) -> RunResult:
     """Run what is left of a study, its tuning first; repeats nothing that is done.
 
@@ -108,14 +112,14 @@ def run_study(
     Raises: UsageError, DataError before anything is started; PacelineError if a check fails, the ranks cannot be kept
         alive, or tuning gives nothing to choose from. KeyboardInterrupt ends all ranks first.
     """
-    setting = prepare(study, data_dir=data_dir, launcher_name=launcher_name)
+    setting = prepare(study, data_dir=data_dir, cluster=cluster)
     trials, remarks = setting.trials(), setting.remarks
     run_dir = (runs_dir / study.name).absolute()
     with hold(run_dir):
         if study.tuning is not None:
             tuning = _tune(setting, run_dir, watcher, check=check)
             trials, remarks = setting.trials(tuning.chosen), remarks + chosen_in_words(tuning)
-        wanted = checks_wanted(study, trials)
+        wanted = checks_wanted(study, trials, setting.launcher.num_cores)
         return run_trials(setting, run_dir, study, trials, watcher, remarks=remarks, wanted=wanted, check=check)
 
 
@@ -126,7 +130,7 @@ def tune_study(
     data_dir: Path | None,
     watcher: Watcher,
     check: bool = True,
-    launcher_name: str = "local",
+    cluster: Cluster = THIS_HOST,
 ) -> Tuning:
     """Run what is left of a study's tuning, and choose.
 
@@ -134,7 +138,7 @@ def tune_study(
     """
     if study.tuning is None:
         raise UsageError(f"the study {study.name} has no [tuning]; give it one, such as [tuning] with num_trials = 16")
-    setting = prepare(study, data_dir=data_dir, launcher_name=launcher_name)
+    setting = prepare(study, data_dir=data_dir, cluster=cluster)
     setting.trials()  # what is wrong with the study's own trials is said before hours of tuning
     run_dir = (runs_dir / study.name).absolute()
     with hold(run_dir):
@@ -151,7 +155,7 @@ def _tune(setting: Setting, run_dir: Path, watcher: Watcher, *, check: bool) -> 
     folder, inner = run_dir / TUNING_FOLDER, tuning_study(setting.study)
     trials = tuning_trials(setting.study, setting.facts, threads_per_rank=setting.threads_per_rank)
     again: Sequence[Status] = () if any(trial_dirs(run_dir)) else ("failed",)
-    wanted = checks_wanted(inner, first_of_each(trials))
+    wanted = checks_wanted(inner, first_of_each(trials), setting.launcher.num_cores)
     with hold(folder):
         run_trials(setting, folder, inner, trials, watcher, again=again, wanted=wanted, check=check)
     tuning = tuning_of(load(folder))
@@ -188,23 +192,23 @@ def run_trials(
     watcher.planned(run_dir, trials, len(kept), list(remarks))
     if left:
         checks = _checks_left(run_dir, wanted, check=check) if wanted else None
-        _run_job(setting.launcher, _job(study, run_dir, left, setting.data_dir, checks), left, watcher)
+        _run_job(setting.launcher, _job(setting, study, run_dir, left, checks), left, watcher)
     return RunResult(run_dir=run_dir, trials=trials, exits={trial.id: exit_of(run_dir / trial.id) for trial in trials})
 
 
-def check_study(study: Study, *, data_dir: Path | None, launcher_name: str = "local") -> Checks:
+def check_study(study: Study, *, data_dir: Path | None, cluster: Cluster = THIS_HOST) -> Checks:
     """Check a study and run nothing of it; the ranks work in a folder that is gone afterwards.
 
     Raises: as ``run_study``, but for checks that fail.
     """
-    setting = prepare(study, data_dir=data_dir, launcher_name=launcher_name)
+    setting = prepare(study, data_dir=data_dir, cluster=cluster)
     trials = setting.trials()
-    wanted = checks_wanted(study, trials)
+    wanted = checks_wanted(study, trials, setting.launcher.num_cores)
     with tempfile.TemporaryDirectory(prefix="paceline-check-") as folder:
         run_dir = Path(folder)
         with hold(run_dir):
             lay_out(run_dir, study, [trial for trial in trials if trial.id in wanted.trials])
-            job = _job(study, run_dir, trials, data_dir, wanted).model_copy(update={"trials": []})
+            job = _job(setting, study, run_dir, trials, wanted).model_copy(update={"trials": []})
             job.write()
             setting.launcher.start(job)
             try:
@@ -214,7 +218,7 @@ def check_study(study: Study, *, data_dir: Path | None, launcher_name: str = "lo
                 setting.launcher.stop()
             made = read_checks(run_dir)
             if made is None:
-                raise PacelineError(_why_it_ended(job))
+                raise PacelineError(_why_it_ended(setting.launcher, job))
     return made
 
 
@@ -227,17 +231,20 @@ def _checks_left(run_dir: Path, wanted: ChecksWanted, *, check: bool) -> ChecksW
     return wanted if check else None
 
 
-def _job(study: Study, run_dir: Path, trials: list[Trial], data_dir: Path | None, checks: ChecksWanted | None) -> Job:
+def _job(setting: Setting, study: Study, run_dir: Path, trials: list[Trial], checks: ChecksWanted | None) -> Job:
     for trial in trials:
         (run_dir / trial.id / "exit.json").unlink(missing_ok=True)
+    scales = study.scales if checks else [trial.scale for trial in trials]
     return Job(
         run_dir=str(run_dir),
         trials=[trial.id for trial in trials],
-        num_ranks=max(scale.num_ranks for scale in study.scales) if checks else max(t.num_ranks for t in trials),
+        num_hosts=max(scale.num_hosts for scale in scales),
+        ranks_per_host=max(scale.ranks_per_host for scale in scales),
         threads_per_rank=trials[0].threads_per_rank,
         device=study.device,
-        data_dir=None if data_dir is None else str(data_dir.absolute()),
+        data_dir=None if setting.data_dir is None else str(setting.data_dir.absolute()),
         checks=checks,
+        heartbeat_timeout_s=setting.cluster.heartbeat_timeout_s,
     )
 
 
@@ -251,7 +258,9 @@ def _run_job(launcher: Launcher, job: Job, trials: list[Trial], watcher: Watcher
         launcher.stop()
     if job.open_trials():
         made = read_checks(job.folder) if job.checks else None
-        raise PacelineError(_why_it_was_refused(made) if made and stopping(made.findings) else _why_it_ended(job))
+        raise PacelineError(
+            _why_it_was_refused(made) if made and stopping(made.findings) else _why_it_ended(launcher, job)
+        )
 
 
 def _why_it_was_refused(made: Checks) -> str:
@@ -259,13 +268,11 @@ def _why_it_was_refused(made: Checks) -> str:
     return f"no trial was run, for the study is not sound:\n{failed}\n--no-check runs it all the same"
 
 
-def _why_it_ended(job: Job) -> str:
+def _why_it_ended(launcher: Launcher, job: Job) -> str:
     """Why a job left trials undone."""
     if shutil.disk_usage(job.folder).free < ROOM_FOR_RECORDS_BYTES:
         return f"the disk that holds {job.folder} is full; make room and run the same command to go on"
-    logs = job.folder / "logs"
-    tail = "\n".join((logs / "agent.log").read_text(errors="replace").splitlines()[-15:])
-    return f"the ranks could not be kept alive, see {logs}; the agent said last:\n{tail}"
+    return f"the ranks could not be kept alive: {launcher.last_words(job)}"
 
 
 def _wait_for_exit(launcher: Launcher) -> None:

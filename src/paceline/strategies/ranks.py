@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from paceline.errors import PacelineError
+
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
@@ -49,6 +55,20 @@ class Ranks:
         if self.world_size > 1:
             dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self.group)
         return values
+
+    def from_first(self, value: Callable[[], T]) -> T:
+        """What ``value`` gives on rank 0, which alone may have the files for it; its error, too. Off the books."""
+        answer: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                answer[0] = value()
+            except PacelineError as error:
+                answer[1] = error
+        if self.world_size > 1:
+            dist.broadcast_object_list(answer, group=self.group, group_src=0)
+        if answer[1] is not None:
+            raise answer[1]
+        return cast("T", answer[0])
 
     def barrier(self) -> None:
         """Wait for every rank."""

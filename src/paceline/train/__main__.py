@@ -39,7 +39,8 @@ def train(arguments: TrainArguments) -> int:
     if dist.get_rank() == 0:
         store.set("trial", str(_lay_out(free_name(study, arguments.runs), arguments.runs, workload)))
     trial_dir = Path(store.get("trial").decode())
-    status = run_and_record(read_trial(trial_dir), arguments.data_dir, Groups([world_size], device), trial_dir)
+    trial, groups = read_trial(trial_dir), Groups([], device, ranks_per_host=local)
+    status = run_and_record(trial, arguments.data_dir, groups.world, trial_dir)
     if dist.get_rank() == 0:
         summary = summarize(trial_dir)
         sys.stdout.write((json.dumps(summary) if arguments.json else as_text(summary)) + "\n")

@@ -40,7 +40,7 @@ def findings(
     Args:
         begin: is told the name of each check before it is made.
     """
-    world = groups.ranks(dist.get_world_size())
+    world = groups.world
     first = {trial.workload: trial for trial in reversed(trials)}
     first = {label: first[label] for label in sorted(first)}
     begin(EXAMPLES)
@@ -131,14 +131,14 @@ def _chance(trial: Trial, workload: Workload) -> Outcome:
 def _parities(trials: Sequence[Trial], open_workload: Callable[[Trial], Workload], groups: Groups) -> list[Outcome]:
     outcomes = []
     for trial in trials:
-        if trial.num_ranks == 1 or not strategy_card(trial.strategy).exact or dist.get_rank() >= trial.num_ranks:
+        if trial.num_ranks == 1 or not strategy_card(trial.strategy).exact or not groups.has_part(trial.scale):
             continue
         workload = open_workload(trial)
         if parity.has_batch_statistics(workload):
             why = "its model normalizes by the statistics of a batch, which one rank and N ranks cannot share"
             outcomes.append(Outcome(status="not applicable", evidence=f"{trial.workload}: {why}"))
         else:
-            outcomes.append(parity.compare(trial, workload, groups.ranks(trial.num_ranks)))
+            outcomes.append(parity.compare(trial, workload, groups.ranks(trial.scale)))
     return outcomes
 
 

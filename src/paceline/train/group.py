@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from datetime import timedelta
 
 import torch
@@ -10,7 +11,9 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
 from paceline.errors import UsageError
+from paceline.job import members
 from paceline.strategies.ranks import Ranks
+from paceline.study import Scale
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -32,23 +35,45 @@ def backend_of(device: torch.device) -> str:
     return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
-def initialize(device: torch.device, *, timeout_s: float) -> c10d.Store:
-    """Join the job's world through the store of the elastic agent; returns a store of this attempt.
+def connect(*, timeout_s: float) -> c10d.Store:
+    """The store of this attempt of the job. The rank that elastic calls 0 holds it, unless the agent does.
 
-    After an elastic restart the agent's store still holds the keys of the attempt before, hence the prefix.
+    The agent's store still holds the keys of the attempt before, hence the prefix.
     """
-    _import_before_init()
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    tcp_store = dist.TCPStore(  # type: ignore[attr-defined]
+    agent_holds_it = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = dist.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
-        world_size,
-        is_master=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and rank == 0,
+        int(os.environ["WORLD_SIZE"]),
+        is_master=holds_store(),
         timeout=timedelta(seconds=timeout_s),
     )
-    store = c10d.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", tcp_store)
+    return c10d.PrefixStore(f"attempt{os.environ['TORCHELASTIC_RESTART_COUNT']}", store) if agent_holds_it else store
+
+
+def holds_store() -> bool:
+    """Whether the store of this attempt lives in this process."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and os.environ["RANK"] == "0"
+
+
+def initialize(
+    device: torch.device, *, timeout_s: float, store: c10d.Store | None = None, rank: int | None = None
+) -> c10d.Store:
+    """Join the job's world; returns the store of this attempt.
+
+    Args:
+        timeout_s: how long a collective may wait.
+        store: what ``connect`` returned, if that was called already.
+        rank: the number that the job gives to this process; else the one that elastic gave.
+    """
+    _import_before_init()
+    store = connect(timeout_s=timeout_s) if store is None else store
     dist.init_process_group(
-        backend_of(device), store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout_s)
+        backend_of(device),
+        store=store,
+        rank=int(os.environ["RANK"]) if rank is None else rank,
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=timedelta(seconds=timeout_s),
     )
     return store
 
@@ -60,22 +85,37 @@ def _import_before_init() -> None:
 
 
 class Groups:
-    """The groups of the first W ranks of the world, made once for each W. Every rank makes them in the same order."""
+    """A process group for each of some scales, and one of all ranks.
 
-    def __init__(self, sizes: list[int], device: torch.device) -> None:
-        self._device, self._backend = device, backend_of(device)
-        world_size = dist.get_world_size()
+    Every rank makes them in the same order.
+    """
+
+    def __init__(self, scales: Iterable[Scale], device: torch.device, *, ranks_per_host: int) -> None:
+        self._device, self._backend, self._ranks_per_host = device, backend_of(device), ranks_per_host
+        self._whole = Scale(num_hosts=dist.get_world_size() // ranks_per_host, ranks_per_host=ranks_per_host)
         self._groups = {
-            size: dist.group.WORLD if size == world_size else dist.new_group(list(range(size)))
-            for size in sorted(set(sizes))
+            scale: dist.group.WORLD if scale == self._whole else dist.new_group(self._members(scale))
+            for scale in sorted({*scales, self._whole}, key=lambda scale: (scale.num_hosts, scale.ranks_per_host))
         }
 
-    def ranks(self, size: int) -> Ranks:
-        """This process's place in a trial of ``size`` ranks; only for the first ``size`` ranks."""
+    @property
+    def world(self) -> Ranks:
+        """All ranks of the job."""
+        return self.ranks(self._whole)
+
+    def has_part(self, scale: Scale) -> bool:
+        """Whether this process takes part in a trial of this scale."""
+        return dist.get_rank() in self._members(scale)
+
+    def ranks(self, scale: Scale) -> Ranks:
+        """This process's place in a trial of this scale; only where it has part in it."""
         return Ranks(
-            rank=dist.get_rank(),
-            world_size=size,
-            group=self._groups[size],
+            rank=self._members(scale).index(dist.get_rank()),
+            world_size=scale.num_ranks,
+            group=self._groups[scale],
             device=self._device,
             backend=self._backend,
         )
+
+    def _members(self, scale: Scale) -> list[int]:
+        return members(scale, ranks_per_host=self._ranks_per_host)

@@ -113,7 +113,7 @@ class Training:
 
     def begin(self, began: float) -> None:
         """Go on from a checkpoint if there is one; make the discarded passes; write the start record."""
-        state = checkpoint.load_newest(self.trial_dir)
+        state = self.ranks.from_first(lambda: checkpoint.load_newest(self.trial_dir))
         if state is not None:
             self._restore(state)
         if self.records.has_records:

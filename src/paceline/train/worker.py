@@ -1,13 +1,15 @@
 """A warm rank: ``python -m paceline.train.worker JOB``, started by the agent; makes a job's checks, runs its trials.
 
-A trial of W ranks uses the first W; the others sleep on the store until it is over. An error ends the process with a
-word why; elastic starts all ranks anew, the trial is recorded as failed, and the job goes on with the next.
+A trial of H hosts with R ranks each uses the first R ranks of the first H hosts; the others sleep on the store until it
+is over. An error ends the process with a word why; elastic starts all ranks anew, on all hosts, the trial is recorded
+as failed, and the job goes on with the next.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import json
 import os
 import signal
 import sys
@@ -21,11 +23,23 @@ from torch.distributed.distributed_c10d import Store
 
 from paceline import registry
 from paceline.errors import DataError
-from paceline.job import PARENT_VARIABLE, ChecksWanted, Job, checks_path, read_checks, read_trial, stopping
+from paceline.job import (
+    NODE_VARIABLE,
+    PARENT_VARIABLE,
+    ChecksWanted,
+    Job,
+    checks_path,
+    members,
+    read_checks,
+    read_trial,
+    stopping,
+)
 from paceline.records import Checks, Exit, Finding, Status, write_json
+from paceline.strategies.ranks import Ranks
 from paceline.study import WorkloadEntry
 from paceline.train import check, failure
-from paceline.train.group import Groups, choose_device, initialize
+from paceline.train.group import Groups, choose_device, connect, holds_store, initialize
+from paceline.train.heartbeat import Heartbeat
 from paceline.train.loop import run_trial
 from paceline.trial import Trial
 from paceline.workloads.base import Workload, WorkloadRequest
@@ -39,8 +53,8 @@ def main() -> None:
     job = Job.read(Path(sys.argv[1]))
     torch.set_num_threads(job.threads_per_rank)
     device = choose_device(job.device)
-    store = initialize(device, timeout_s=job.collective_timeout_s)
-    _run_job(job, device, store)
+    store, heartbeat = _join(job, device)
+    _run_job(job, device, store, heartbeat)
     dist.barrier()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -59,34 +73,80 @@ def end_with_parent() -> None:
     os.environ[PARENT_VARIABLE] = str(os.getpid())
 
 
-def _run_job(job: Job, device: torch.device, store: Store) -> None:
+def _join(job: Job, device: torch.device) -> tuple[Store, Heartbeat]:
+    """Connect to the other ranks, numbered by their places: elastic numbers hosts by how their addresses are spelt."""
+    rank = int(os.environ[NODE_VARIABLE]) * job.ranks_per_host + int(os.environ["LOCAL_RANK"])
+    heartbeat = Heartbeat(
+        rank=rank, world_size=job.num_ranks, timeout_s=job.heartbeat_timeout_s, folder=job.folder / "logs"
+    )
+    store = connect(timeout_s=2 * job.heartbeat_timeout_s)  # the heartbeat gives up before, and says why
+    heartbeat.beat(store.clone(), holds_store=holds_store())  # type: ignore[attr-defined] # the stub lacks it
+    store.set_timeout(timedelta(seconds=job.collective_timeout_s))
+    initialize(device, timeout_s=job.collective_timeout_s, store=store, rank=rank)
+    heartbeat.joined()
+    return store, heartbeat
+
+
+def _run_job(job: Job, device: torch.device, store: Store, heartbeat: Heartbeat) -> None:
+    _record_crash(job, store)
     trials = [read_trial(job.folder / name) for name in _open_trials(job, store)]
     checked = [read_trial(job.folder / name) for name in (job.checks.trials if job.checks else ())]
-    groups = Groups([dist.get_world_size(), *(trial.num_ranks for trial in (*trials, *checked))], device)
+    scales = {trial.scale for trial in (*trials, *checked)}
+    groups = Groups(scales, device, ranks_per_host=job.ranks_per_host)
     if job.checks is not None and not _may_begin(job, job.checks, checked, groups, store):
         return
     for number, trial in enumerate(trials):
-        trial_dir = job.folder / trial.id
-        if dist.get_rank() < trial.num_ranks:
+        heartbeat.folder = job.folder / trial.id
+        if groups.has_part(trial.scale):
             if dist.get_rank() == 0:
                 job.mark_running(trial.id)
-            run_and_record(trial, job.data_dir, groups, trial_dir)
+            run_and_record(trial, job.data_dir, groups.ranks(trial.scale), heartbeat.folder)
             if dist.get_rank() == 0:
                 store.set(f"done-{number}", "1")
         else:
             store.wait([f"done-{number}"], TRIAL_TIMEOUT)
 
 
+def _record_crash(job: Job, store: Store) -> None:
+    """If an earlier attempt died in a trial or a check, say so in its place, from the words of all hosts."""
+    rank = dist.get_rank()
+    crashed = _from_first(store, "crashed", (job.running() or "") if rank == 0 else "")
+    if not crashed:
+        return
+    logs = job.folder / "logs"
+    folder = job.folder / crashed if crashed in job.trials else logs
+    word = failure.last_word(folder, rank, int(os.environ["LOCAL_RANK"]), logs)
+    store.set(f"word-{rank}", json.dumps(word))
+    if rank == 0:
+        ranks = list(range(job.num_ranks))
+        if folder != logs:
+            ranks = members(read_trial(folder).scale, ranks_per_host=job.ranks_per_host)
+        cause = failure.merged_cause([json.loads(store.get(f"word-{number}")) for number in ranks], ranks)
+        if crashed in job.open_trials():
+            write_exit(folder, Exit(status="failed", cause=cause))
+        elif job.checks is not None and not checks_path(job.folder).exists():
+            _write_checks(job, job.checks, (Finding(check=crashed, status="fail", evidence=cause),))
+    for name in (*job.trials, "logs"):
+        failure.forget(job.folder / name, rank)
+
+
+def _open_trials(job: Job, store: Store) -> list[str]:
+    """What is left to do, as rank 0 finds it."""
+    names = "\n".join(job.open_trials()) if dist.get_rank() == 0 else ""
+    return [name for name in _from_first(store, "open", names).split("\n") if name]
+
+
+def _from_first(store: Store, key: str, text: str) -> str:
+    """What rank 0 has to say."""
+    if dist.get_rank() == 0:
+        store.set(key, text)
+    return str(store.get(key).decode())
+
+
 def _may_begin(job: Job, wanted: ChecksWanted, checked: list[Trial], groups: Groups, store: Store) -> bool:
     """Make the checks, unless an earlier attempt did or died of them; whether all that matter pass."""
-    if dist.get_rank() == 0:
-        path, logs = checks_path(job.folder), job.folder / "logs"
-        if not path.exists() and (fatal := job.running()) is not None:
-            cause = failure.merged_cause(logs, job.num_ranks)
-            _write_checks(job, wanted, (Finding(check=fatal, status="fail", evidence=cause),))
-        failure.forget(logs)
-        store.set("check", "" if path.exists() else "1")
-    if store.get("check"):
+    path = checks_path(job.folder)
+    if not _from_first(store, "checked", "yes" if path.exists() else ""):
         found = _findings(job, checked, groups)
         if dist.get_rank() == 0:
             _write_checks(job, wanted, found)
@@ -116,27 +176,13 @@ def _write_checks(job: Job, wanted: ChecksWanted, found: tuple[Finding, ...]) ->
     write_json(checks_path(job.folder), made.model_dump(mode="json"))
 
 
-def _open_trials(job: Job, store: Store) -> list[str]:
-    """What is left to do, as rank 0 finds it; a trial that killed its ranks is recorded first."""
-    if dist.get_rank() == 0:
-        crashed = job.running() if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) else None
-        if crashed is not None and crashed in job.open_trials():
-            trial_dir = job.folder / crashed
-            cause = failure.merged_cause(trial_dir, read_trial(trial_dir).num_ranks)
-            write_exit(trial_dir, Exit(status="failed", cause=cause))
-        for name in job.open_trials():
-            failure.forget(job.folder / name)
-        store.set("open", "\n".join(job.open_trials()))
-    return [name for name in store.get("open").decode().split("\n") if name]
-
-
-def run_and_record(trial: Trial, data_dir: str | Path | None, groups: Groups, trial_dir: Path) -> Status:
+def run_and_record(trial: Trial, data_dir: str | Path | None, ranks: Ranks, trial_dir: Path) -> Status:
     """Run one trial; rank 0 records how it ended, a rank that fails leaves word why and raises."""
     try:
         workload = open_workload(trial.workload_entry, data_dir)
         if workload.data_digest != trial.data_digest:
             raise DataError(f"the data set {trial.dataset} has changed since the trial was planned; run it anew")
-        end = run_trial(trial, workload, groups.ranks(trial.num_ranks), trial_dir)
+        end = run_trial(trial, workload, ranks, trial_dir)
     except Exception as error:
         with suppress(OSError):  # a full disk must not hide the error
             failure.leave_word(trial_dir, dist.get_rank(), error)

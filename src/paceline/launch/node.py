@@ -1,0 +1,291 @@
+"""One host of a job that runs by ssh: what is sent there, what is started there, and what is fetched from there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from paceline.cluster import Cluster
+from paceline.data.catalog import DATASETS, locate
+from paceline.errors import UsageError
+from paceline.job import Job, read_trial
+from paceline.launch import code, probe_host
+from paceline.launch.local import ALLOCATOR, GRACE_S
+from paceline.launch.remote import HostError, Remote, UnreachableError, in_home
+from paceline.records import exit_of, rank_file, write_atomically, write_json
+from paceline.study import Scale
+
+ANSWER_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 15.0
+
+
+class Node:
+    """One host of a job: its number, the connection to it, and its run folder."""
+
+    def __init__(self, number: int, remote: Remote, cluster: Cluster, python: str) -> None:
+        self.number, self.remote, self.name = number, remote, remote.name
+        self._cluster, self._python = cluster, python
+        self._root = in_home(cluster.folder)
+        self._code = ""  # where shipped code is; empty where the environment has the same
+        self._folder = ""
+        self._ran: dict[str, Scale] = {}  # the trials of the job
+        self._agent: subprocess.Popen[bytes] | None = None
+        self._said = Path()
+        self._is_lost = False
+        self.num_cores, self.torch, self._has_code = 1, "", False
+
+    def inspect(self) -> None:
+        """Look at interpreter, packages and cores.
+
+        Raises: UsageError if there is no such interpreter, or no torch.
+        """
+        found = self._python_says(Path(code.__file__).read_text(), b"")
+        (facts,) = self.ask({"ask": "facts", "folder": self._root})
+        self.torch = facts["packages"].get("torch", "")
+        if not self.torch:
+            raise UsageError(f"{self.name}: {self._python} has no torch; install it there, or name another python")
+        here = code.installed()
+        self._has_code = here is not None and found.decode().strip() == code.digest(here)
+        cores = self.remote.host.cores
+        self.num_cores = facts["num_cores"] if cores == "auto" else min(cores, facts["num_cores"])
+
+    def ask(self, *requests: dict[str, Any]) -> list[Any]:
+        """What ``probe_host`` answers there.
+
+        Raises: HostError.
+        """
+        asked = "".join(json.dumps(request) + "\n" for request in requests)
+        said = self._python_says(Path(probe_host.__file__).read_text(), asked.encode())
+        answers = [json.loads(line) for line in said.splitlines()]
+        for answer in answers:
+            if "error" in answer:
+                raise HostError(self.name, answer["error"])
+        return [answer["answer"] for answer in answers]
+
+    def reached_at(self) -> str:
+        """The name or address at which the other hosts find it."""
+        return self.remote.hostname() if self.remote.host.address == "auto" else self.remote.host.address
+
+    def prepare(self, job: Job, wheel: Path, place: str) -> None:
+        """Collect what is left of an earlier job, then send code, data, and this host's part of the run folder."""
+        self._ship(wheel)
+        identity = hashlib.sha256(f"{platform.node()} {job.folder}".encode()).hexdigest()[:8]
+        self._folder = f"{self._root}/runs/{job.folder.name}-{identity}/host{self.number}"  # the root may be shared
+        self._ran = {name: read_trial(job.folder / name).scale for name in job.trials}
+        held = self.remote.run(["cat", f"{self._folder}/place"], timeout_s=ANSWER_TIMEOUT_S)
+        if held.returncode == 0:  # what still runs there lost its controlling process, and has not noticed yet
+            self._supervisor("stop")
+        if held.returncode == 0 and held.stdout.decode() == place:
+            self.fetch_checkpoints(job)
+            self.fetch_records(job, with_exits=False)
+        self.remote.run(["rm", "-rf", "--", self._folder], timeout_s=ANSWER_TIMEOUT_S)
+        data_dir = self._bring_data(job)
+        with tempfile.TemporaryDirectory(prefix="paceline-") as folder:
+            stage = Path(folder)
+            (stage / "place").write_text(place)
+            fields = job.model_dump(mode="json", exclude={"run_dir"}) | {"data_dir": data_dir}
+            write_json(stage / "job.json", fields)
+            for name in _needed(job):
+                self._stage(job.folder / name, stage / name)
+            self.remote.send(sorted(stage.iterdir()), self._folder)
+
+    def start(self, job: Job, options: Sequence[str]) -> None:
+        """Start the supervisor and, under it, the agent."""
+        threads = str(job.threads_per_rank)
+        settings = ALLOCATOR | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        if self._code:
+            settings["PYTHONPATH"] = self._code
+        logs = self._logs(job)
+        logs.mkdir(parents=True, exist_ok=True)
+        self._said, self._is_lost = logs / "ssh.log", False
+        with self._said.open("wb") as said:
+            self._agent = self.remote.start(
+                [
+                    *("env", *(f"{name}={value}" for name, value in settings.items())),
+                    *(self._python, "-m", "paceline.launch.supervisor", "start", f"{self._folder}/control"),
+                    *("--grace", str(GRACE_S), "--log", f"{self._folder}/logs/agent.log"),
+                    *("--", self._python, "-m", "paceline.train.agent", f"{self._folder}/job.json", *options),
+                ],
+                stdout=said.fileno(),
+                stderr=said.fileno(),
+            )
+
+    def poll(self) -> int | None:
+        """The exit code of the agent, None while it runs."""
+        assert self._agent is not None
+        return self._agent.poll()
+
+    def why(self) -> str:
+        """Why the agent ended, in words."""
+        said = self._said.read_text(errors="replace").strip()
+        code = self.poll()
+        if code == 255:
+            return f"{self.name}: the connection was lost, or the host was: {said or 'ssh said nothing'}"
+        try:
+            log = self.remote.run(["tail", "-n", "15", f"{self._folder}/logs/agent.log"], timeout_s=ANSWER_TIMEOUT_S)
+            said = "\n".join(filter(None, (said, log.stdout.decode(errors="replace").strip())))
+        except HostError as error:
+            said += f"\n{error}"
+        return f"{self.name}: its agent ended with code {code} and said last:\n{said}"
+
+    def stop(self) -> None:
+        """End the agent and its ranks, by the supervisor, which sees its input close."""
+        if self._agent is None:
+            return
+        agent, self._agent = self._agent, None
+        assert agent.stdin is not None
+        agent.stdin.close()
+        try:
+            agent.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            agent.kill()
+            agent.wait()
+
+    def if_reached(self, fetch: Callable[[Node, Job], None], job: Job) -> None:
+        """Fetch what there is; a host that is lost is left out."""
+        if self._is_lost:
+            return
+        try:
+            fetch(self, job)
+        except HostError as error:
+            self._is_lost = True
+            sys.stderr.write(f"not collected: {error}\n")
+
+    def fetch_checks(self, job: Job) -> None:
+        """The findings made before the first trial, once they are there."""
+        path = job.folder / "checks.json"
+        if not path.exists():
+            found = self.remote.run(["cat", f"{self._folder}/checks.json"], timeout_s=ANSWER_TIMEOUT_S)
+            if found.returncode == 0:
+                write_atomically(path, found.stdout)
+
+    def fetch_checkpoint(self, job: Job, trial: str) -> bool:
+        """The newest checkpoints of a trial; whether there is a new one.
+
+        Fetched before the records, which then tell of everything that came before it.
+        """
+        into = job.folder / trial / "checkpoints"
+        before = sorted(into.glob("*.pt"))
+        self.remote.fetch(f"{self._folder}/{trial}", into.parent, patterns=["/checkpoints/update-*"])
+        return sorted(into.glob("*.pt")) != before
+
+    def fetch_trial(self, job: Job, trial: str, *, with_exit: bool = True) -> bool:
+        """The records that this host's ranks wrote of a trial; whether it is over."""
+        ranks = self._trial_ranks(trial)
+        if not ranks:
+            return False
+        patterns = [f"/{rank_file(Path(), rank).name}" for rank in ranks]
+        patterns += ["/exit.json"] if with_exit and not self.number else []
+        self.remote.fetch(f"{self._folder}/{trial}", job.folder / trial, patterns=patterns)
+        return exit_of(job.folder / trial) is not None
+
+    def fetch_checkpoints(self, job: Job) -> None:
+        """Those of all trials of the job that are not over here."""
+        for name in () if self.number else job.open_trials():
+            self.fetch_checkpoint(job, name)
+
+    def fetch_records(self, job: Job, *, with_exits: bool = True) -> None:
+        """Those of all trials of the job."""
+        if self.number == 0 and job.checks is not None and with_exits:
+            self.fetch_checks(job)
+        for name in self._ran:
+            self.fetch_trial(job, name, with_exit=with_exits)
+
+    def fetch_logs(self, job: Job) -> None:
+        """What agent and ranks wrote, into a folder of this host's name."""
+        self.remote.fetch(f"{self._folder}/logs", self._logs(job))
+
+    def _logs(self, job: Job) -> Path:
+        return job.folder / "logs" / self.name.rpartition("@")[2]
+
+    def _trial_ranks(self, trial: str) -> list[int]:
+        """The numbers, within a trial, of its ranks on this host."""
+        scale = self._ran[trial]
+        first = self.number * scale.ranks_per_host
+        return list(range(first, first + scale.ranks_per_host)) if self.number < scale.num_hosts else []
+
+    def _stage(self, source: Path, target: Path) -> None:
+        """Lay out what this host needs of a trial: its own ranks' records, and checkpoints where rank 0 is."""
+        target.mkdir()
+        shutil.copy2(source / "trial.json", target)
+        for rank in self._trial_ranks(source.name) if source.name in self._ran else ():
+            if rank_file(source, rank).exists():
+                shutil.copy2(rank_file(source, rank), target)
+        if self.number == 0 and (source / "checkpoints").exists():
+            shutil.copytree(source / "checkpoints", target / "checkpoints")
+
+    def _ship(self, wheel: Path) -> None:
+        """Install this program's code beside the environment, unless the environment has the same."""
+        if self._has_code:
+            return
+        place = f"{self._root}/code/{wheel.stem}"
+        if self.remote.run(["test", "-e", f"{place}/.whole"], timeout_s=ANSWER_TIMEOUT_S).returncode:
+            self.remote.send([wheel], f"{self._root}/code")
+            unpack = [self._python, "-m", "zipfile", "-e", f"{self._root}/code/{wheel.name}", place]
+            for command in (["mkdir", "-p", "--", place], unpack, ["touch", f"{place}/.whole"]):
+                done = self.remote.run(command, timeout_s=ANSWER_TIMEOUT_S)
+                if done.returncode:
+                    raise HostError(
+                        self.name, f"paceline cannot be installed there: {done.stderr.decode(errors='replace')}"
+                    )
+        self._code = place
+
+    def _bring_data(self, job: Job) -> str | None:
+        """Where the data sets of the job's trials are there; those that are missing are sent."""
+        trials = [read_trial(job.folder / name) for name in _needed(job)]
+        data_dir = self._cluster.data_dir
+        for dataset, wanted in {(trial.dataset, trial.data_digest) for trial in trials if trial.dataset in DATASETS}:
+            if self._digest(dataset, data_dir) == wanted:
+                continue
+            if self._cluster.data_dir is not None:
+                where = f"{self._cluster.data_dir}, or it differs from the data here"
+                raise UsageError(f"{self.name}: the data set {dataset} is not in {where}; put it there")
+            data_dir = f"{self._root}/data"
+            if self._digest(dataset, data_dir) != wanted:
+                source = locate(dataset, None if job.data_dir is None else Path(job.data_dir))
+                assert source is not None
+                self.remote.send([source], data_dir)
+        return data_dir
+
+    def _digest(self, dataset: str, data_dir: str | None) -> str:
+        """That of a data set as it is found there; empty if it is not."""
+        try:
+            return str(self.ask({"ask": "data", "datasets": [dataset], "data_dir": data_dir})[0]["digest"])
+        except UnreachableError:
+            raise
+        except HostError:
+            return ""
+
+    def _supervisor(self, request: str) -> None:
+        asked = [*self._with_code(), "-m", "paceline.launch.supervisor", request, f"{self._folder}/control"]
+        done = self.remote.run(asked, timeout_s=ANSWER_TIMEOUT_S)
+        if done.returncode:
+            raise HostError(self.name, done.stderr.decode(errors="replace").strip())
+
+    def _with_code(self) -> list[str]:
+        """The interpreter there, which finds the code that was shipped."""
+        return ["env", f"PYTHONPATH={self._code}", self._python] if self._code else [self._python]
+
+    def _python_says(self, source: str, asked: bytes) -> bytes:
+        command = [*self._with_code(), "-c", source]
+        done = self.remote.run(command, input=asked, timeout_s=ANSWER_TIMEOUT_S)
+        if done.returncode in (126, 127):
+            raise UsageError(
+                f"{self.name}: there is no interpreter {self._python}; name one by python = in the cluster file"
+            )
+        if done.returncode:
+            raise HostError(self.name, f"{self._python} failed: {done.stderr.decode(errors='replace').strip()[-500:]}")
+        return done.stdout
+
+
+def _needed(job: Job) -> set[str]:
+    """The trials that ranks must know of: those to run, and those to check before."""
+    return {*job.trials, *(job.checks.trials if job.checks else ())}

@@ -1,0 +1,137 @@
+"""Runs that outlive the shell that started them: begin one, say who runs what, end it from another process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGKILL, SIGTERM
+from typing import Any, Literal
+
+from paceline.errors import PacelineError, UsageError
+from paceline.launch import supervisor
+from paceline.launch.local import CONTROL
+from paceline.plan.folder import Holder, claim, hold, holder_of, is_held
+from paceline.plan.run import Setting
+from paceline.plan.tune import FOLDER as TUNING_FOLDER
+from paceline.plan.tune import tuning_trials
+
+GRACE_S = 20.0  # for a run that is asked to end, until ending by force; longer than its launchers take
+POLL_S = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runner:
+    """The process that runs a study: in somebody's shell, or detached from any."""
+
+    holder: Holder
+    detached: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Host, pid, since when (in s since 1970), and whether detached."""
+        holder = self.holder
+        return {"host": holder.host, "pid": holder.pid, "since": holder.since, "detached": self.detached}
+
+    def in_words(self) -> str:
+        """The same for people, such as: run by process 12 on node1 since 2026-01-31 12:00:00, detached."""
+        holder = self.holder
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since))
+        how = "detached" if self.detached else "in a shell"
+        return f"run by process {holder.pid} on {holder.host} since {since}, {how}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detached:
+    """The last detached run in a folder; ``exit_code`` is None while it runs, and where nobody saw it end."""
+
+    status: Literal["running", "ended", "stopped"]
+    exit_code: int | None
+    time: float
+
+
+def begin(setting: Setting, *, runs_dir: Path, command: Sequence[str]) -> Path:
+    """Have a command run a study in the background; returns the folder of the run.
+
+    What is wrong with the study or its folder is found before anything is started.
+    Raises: UsageError if the folder is not to be used; PacelineError if the command cannot be started.
+    """
+    study, run_dir = setting.study, (runs_dir / setting.study.name).absolute()
+    if (runner := who_runs(run_dir)) is not None:
+        raise is_held(run_dir, runner.holder)
+    folder, trials = run_dir, setting.trials()
+    if study.tuning is not None:
+        folder = run_dir / TUNING_FOLDER
+        trials = tuning_trials(study, setting.facts, threads_per_rank=setting.threads_per_rank)
+    with hold(run_dir):
+        claim(run_dir, study, folder, trials)
+        log = log_of(run_dir)
+        log.parent.mkdir(exist_ok=True)
+        if log.exists():
+            log.replace(log.with_name("run.old.log"))
+    words = [sys.executable, "-m", "paceline.launch.supervisor", "start", str(_folder(run_dir)), "--detach"]
+    words += ["--grace", str(GRACE_S), "--log", str(log), "--", *command]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise PacelineError(f"the run cannot be detached: {done.stderr.strip()}")
+    return run_dir
+
+
+def who_runs(run_dir: Path) -> Runner | None:
+    """Who runs a study now; None if nobody does."""
+    state = supervisor.read_state(_folder(run_dir))
+    if state is not None and state["status"] == "running":
+        supervised = Holder(**{key: state[key] for key in ("pid", "start", "host", "since")})
+        return Runner(holder=supervised, detached=True)
+    holder = holder_of(run_dir)
+    return None if holder is None else Runner(holder=holder, detached=False)
+
+
+def last_detached(run_dir: Path) -> Detached | None:
+    """How the last detached run of a study goes, or ended; None if there was none."""
+    state = supervisor.read_state(_folder(run_dir))
+    if state is None:
+        return None
+    return Detached(status=state["status"], exit_code=state["exit_code"], time=state["time"])
+
+
+def stop(run_dir: Path, *, now: bool) -> Runner | None:
+    """End a run and wait until no process is left of it; returns who ran it, None if nobody did.
+
+    The running trial is left to be resumed from its last checkpoint.
+    Args:
+        now: kill it.
+    Raises: UsageError if it runs on another host; PacelineError if it does not end.
+    """
+    runner = who_runs(run_dir)
+    try:
+        if runner is not None and runner.detached:
+            supervisor.stop(_folder(run_dir), now=now)
+        elif runner is not None:
+            _stop_in_foreground(run_dir, runner.holder, now=now)
+        for folder in (run_dir, run_dir / TUNING_FOLDER):  # a killed process leaves its ranks a moment to notice
+            supervisor.stop(folder / CONTROL / "agent", now=now)
+    except supervisor.SupervisorError as error:
+        raise UsageError(f"{run_dir} cannot be stopped: {error}") from error
+    return runner
+
+
+def _stop_in_foreground(run_dir: Path, holder: Holder, *, now: bool) -> None:
+    process = vars(holder)
+    supervisor.signal_process(process, SIGKILL if now else SIGTERM)
+    deadline = time.monotonic() + GRACE_S
+    while supervisor.is_alive(process) and holder_of(run_dir) == holder:
+        if time.monotonic() > deadline:
+            raise PacelineError(f"process {holder.pid} was asked to end and does not; kill it by --now")
+        time.sleep(POLL_S)
+
+
+def log_of(run_dir: Path) -> Path:
+    """What a detached run says."""
+    return run_dir / "logs" / "run.log"
+
+
+def _folder(run_dir: Path) -> Path:
+    return run_dir / CONTROL / "run"
