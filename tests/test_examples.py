@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CommandLine
+from command_line import CommandLine
 from paceline.study import load
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CommandLine
+from command_line import CommandLine
 from paceline.records import Evaluation, exit_of, rank_file, read_records, trial_dirs
 from paceline.study import WorkloadEntry
 from train.checks import FOUND, by_name, trials_of

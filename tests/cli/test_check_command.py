@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CommandLine
+from command_line import CommandLine
 from launch.studies import write_study
 from paceline.job import read_checks
 from paceline.records import exit_of, trial_dirs

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import PACELINE, CommandLine
+from command_line import PACELINE, CommandLine
 from launch.studies import write_study
 from paceline.launch import supervisor
 from paceline.records import Epoch, Resumed, exit_of, rank_file, read_json, read_records, trial_dirs

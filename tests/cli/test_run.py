@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CommandLine
+from command_line import CommandLine
 from paceline.records import Start, exit_of, rank_file, read_json, read_records, trial_dirs
 
 pytestmark = pytest.mark.timeout(180)

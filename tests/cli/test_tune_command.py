@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CommandLine
+from command_line import CommandLine
 from paceline.job import read_trial
 from paceline.records import exit_of, trial_dirs
 

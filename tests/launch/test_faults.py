@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CommandLine
+from command_line import CommandLine
 from launch.studies import write_study
 from paceline.records import Exit, Start, exit_of, rank_file, read_records, trial_dirs
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CommandLine
+from command_line import CommandLine
 from launch.studies import write_study
 from paceline.errors import DataError
 from paceline.job import read_trial

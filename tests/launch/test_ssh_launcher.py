@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conftest import CommandLine
+from command_line import CommandLine
 from launch import sshd
 from paceline.data.catalog import locate
 from paceline.records import End, Start, exit_of, rank_file, read_records, trial_dirs
