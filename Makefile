@@ -1,5 +1,6 @@
 # make demo    install into .venv, run the demonstration study, print its table and where the report is
 # make test    install with the dev extra; linters, types, import contracts, tests
+# make test-runs    whole runs by several agents, over ssh on this machine, or out of their shell (12 minutes at most)
 # make test-hosts   what happens between hosts, on a bed of four that it makes (root, Linux; 12 minutes at most)
 # make bench   what the program costs beside what a user would write instead (15 minutes)
 # VENV=path reuses an environment, for instance one that has torch already.
@@ -8,7 +9,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-hosts bench
+.PHONY: demo test test-runs test-hosts bench
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -27,7 +28,10 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m 'not hosts'
+	$(BIN)/pytest -m 'not hosts and not runs'
+
+test-runs: $(VENV)/.installed-dev
+	$(BIN)/pytest -m runs --session-timeout=720
 
 test-hosts: $(VENV)/.installed-dev
 	$(BIN)/pytest -m hosts --session-timeout=720 tests/hosts

@@ -19,7 +19,11 @@ from paceline.launch import supervisor
 from paceline.records import Epoch, Resumed, exit_of, rank_file, read_json, read_records, trial_dirs
 from ranks import processes_naming
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")]
+pytestmark = [
+    pytest.mark.runs,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(sys.platform != "linux", reason="needs Linux"),
+]
 
 OPTIMIZERS = """
 [optimizers.adam]

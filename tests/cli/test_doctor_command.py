@@ -9,7 +9,7 @@ import pytest
 from launch.sshd import hosts
 from ranks import free_port
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.runs, pytest.mark.timeout(120)]
 
 
 def test_a_plain_file_of_hosts_is_examined(paceline, tmp_path):

@@ -18,7 +18,7 @@ from paceline.launch.doctor_probe import Probe
 from paceline.launch.remote import HostError
 from paceline.records import read_json
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.runs, pytest.mark.timeout(150)]
 
 CHECKS = [
     "reachable, with an interpreter", "versions", "free disk", "free memory", "cores and threads", "load", "clocks",

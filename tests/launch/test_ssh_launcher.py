@@ -22,7 +22,11 @@ from paceline.data.catalog import locate
 from paceline.records import End, Start, exit_of, rank_file, read_records, trial_dirs
 from ranks import processes_naming, wait_until_gone
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")]
+pytestmark = [
+    pytest.mark.runs,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc"),
+]
 
 STUDY = """
 name = "hosts"

@@ -17,7 +17,11 @@ from paceline.study import validate
 from paceline.trial import Trial, expand
 from train.trials import toy_trial
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")]
+pytestmark = [
+    pytest.mark.runs,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc"),
+]
 
 SCALES = ["1x1", "2x1", "2x2"]
 OPTIMIZERS = {"adam": {}, "sgd": {"lr": 0.05}, "lbfgs": {"max_iter": 4}}
