@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -172,7 +174,9 @@ def test_what_is_missing_there_is_said(remote, tmp_path):
 
 def test_a_folder_of_the_home_folder_is_meant_on_the_host(remote, tmp_path):
     (tmp_path / "word").write_text("word")
-    place = Path(tempfile.mkdtemp(prefix=".paceline-test-", dir=Path.home()))
+    place = Path(
+        tempfile.mkdtemp(prefix=".paceline-test-", dir=pwd.getpwuid(os.getuid()).pw_dir)
+    )  # sshd asks nobody else
     try:
         remote.send([tmp_path / "word"], f"~/{place.name}/below")
         assert (place / "below" / "word").read_text() == "word"
