@@ -88,8 +88,9 @@ def test_the_others_complete_and_the_run_ends_with_1(faults):
 
 
 def test_a_killed_rank_is_named(faults):
+    """On a busy machine its peer may be ended before it can say that it only saw the connection close."""
     cause = faults.exits["killed_ddp_1x2"].cause
-    assert cause.startswith(f"rank 1 on {platform.node()} died without a word (killed, or out of memory?)")
+    assert f"rank 1 on {platform.node()} died without a word (killed, or out of memory?)" in cause
 
 
 def test_a_rank_that_raised_is_named_with_what_it_said(faults):
