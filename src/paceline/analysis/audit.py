@@ -16,7 +16,7 @@ from paceline.analysis.noise import AaPair, aa_pairs
 from paceline.analysis.outcome import Outcome, Status, skipped
 from paceline.analysis.seeds import Seeds, declared_pairs, seeds_of
 from paceline.analysis.tuning import Tuning, tuning_beside
-from paceline.job import read_checks
+from paceline.job import ENOUGH_SEEDS, read_checks
 
 Scope = Literal["study", "trial"]
 
@@ -73,11 +73,8 @@ def _made_before(name: str) -> Callable[[Subject], Outcome]:
         checks = read_checks(subject.run.folder)
         if checks is None:
             return skipped("not made: the run was started with --no-check, or not by `paceline run`")
-        found = [one for one in checks.findings if one.check == name]
-        if not found:
-            return skipped("not made before this run")
-        worst = min(found, key=lambda one: ("fail", "pass", "not applicable").index(one.status))
-        return Outcome(worst.status, "; ".join(one.evidence for one in found if one.status == worst.status))
+        found = next((one for one in checks.findings if one.check == name), None)
+        return Outcome(found.status, found.evidence) if found else skipped("not made before this run")
 
     return look
 
@@ -192,7 +189,7 @@ CHECKS: tuple[Check, ...] = (
         look=_of_run(checks_of_ranks.collectives),
     ),
     Check(
-        name="enough seeds",
+        name=ENOUGH_SEEDS,
         question="could the declared comparisons tell anything from chance?",
         scope="study",
         look=_seeds,

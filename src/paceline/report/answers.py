@@ -13,11 +13,11 @@ from paceline.analysis.contrasts import Contrast
 from paceline.analysis.paired import Ratio
 from paceline.analysis.speedups import Speedup
 from paceline.analysis.verdict import Undecided, Verdict
+from paceline.job import ENOUGH_SEEDS
 from paceline.report.words import MISSING, digits, factor, goal, interval, number, score, seconds, who
 
 _MOST = 8  # sentences of one kind; the tables have the rest
 _NAMED = 3  # cells named in the first line
-_SEEDS = "enough seeds"  # the check whose failure spoils nothing but certainty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def _answer(verdict: Verdict, comparison: Comparison) -> Answer:
 def withholding(comparison: Comparison) -> str:
     """Why there is no verdict; empty where there is one."""
     failed = [one for one in comparison.audit if one.scope == "study" and one.status == "fail"]
-    spoilt = [one for one in failed if one.check != _SEEDS]
+    spoilt = [one for one in failed if one.check != ENOUGH_SEEDS]  # without seeds, only certainty is lost
     if spoilt:
         more = f" (and {number(len(failed) - 1, 'more check')})" if len(failed) > 1 else ""
         return f"Verdict withheld: the check “{spoilt[0].check}” failed{more}: {spoilt[0].evidence}."

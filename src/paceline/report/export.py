@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from paceline.analysis.compare import Comparison, compare
 from paceline.analysis.load import Run, load
-from paceline.analysis.tuning import tuning_beside
 from paceline.errors import PacelineError, UsageError, nearest
 from paceline.records import write_atomically
 from paceline.report import figures, tables
@@ -99,7 +98,7 @@ def _png(run: Run, comparison: Comparison, out: Path) -> list[Path]:
 
 
 def _draw(run: Run, comparison: Comparison, out: Path, suffix: str, convert: Callable[[str], bytes]) -> list[Path]:
-    folder, paths, tuning = _made(out), [], tuning_beside(run)
+    folder, paths, tuning = _made(out), [], comparison.tuning
     drawn = [("all", figures.overview(comparison, FILE))]
     for workload in comparison.workloads:
         drawn.append((workload, figures.figures(comparison, workload, run.results, FILE)))

@@ -19,7 +19,7 @@ from paceline import __version__
 from paceline.analysis.cells import Cell, TrialRow
 from paceline.analysis.compare import Comparison
 from paceline.analysis.load import Run
-from paceline.analysis.tuning import Tuning, tuning_beside
+from paceline.analysis.tuning import Tuning
 from paceline.records import write_atomically
 from paceline.report import answers, page_tables, palette, parts, pen, settings, tables, words
 
@@ -50,7 +50,7 @@ def render(run: Run, comparison: Comparison) -> str:
     environment.lstrip_blocks = True
     environment.globals["words"] = words
     environment.filters["tied"] = words.tied
-    tuning = tuning_beside(run)
+    tuning = comparison.tuning
     drawn = parts.drawn(run, comparison, tuning)
     scripts = [_bundle(), _DRAW]
     template = environment.get_template("template.html.j2")
