@@ -75,6 +75,9 @@ class Cluster(Frozen):
 
     kind: Literal["local", "ssh", "slurm"] = "ssh"
     hosts: tuple[Annotated[Host, BeforeValidator(_as_table)], ...] = ()
+    num_groups: PositiveInt = Field(
+        1, description="how many groups of hosts, or Slurm jobs, share a study's seeds, where hosts name no group"
+    )
     ssh_config: str | None = Field(None, description="an ssh_config file; the user's own if left out")
     python: Interpreter = Field(
         "auto", description="the interpreter on the hosts, an absolute path; 'auto': the path of the one here"
@@ -96,7 +99,39 @@ class Cluster(Frozen):
         names = [host.name for host in self.hosts]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise PydanticCustomError("repeated", "{names} given twice", {"names": ", ".join(twice)})
+        named = {host.group for host in self.hosts}
+        if "auto" in named and len(named) > 1:
+            raise PydanticCustomError(
+                "groups", "some hosts have a group and some have none; give one to all, or to none"
+            )
+        if named - {"auto"} and self.num_groups not in (1, len(named)):
+            raise PydanticCustomError("groups", "num_groups and the hosts' groups differ; leave num_groups out")
+        if self.kind == "local" and self.num_groups > 1:
+            raise PydanticCustomError("groups", "one machine is one group: trials side by side would share its cores")
+        if self.hosts and self.num_groups > len(self.hosts):
+            raise PydanticCustomError("groups", "more groups than hosts; lower num_groups, or add hosts")
         return self
+
+    def groups(self) -> dict[str, Cluster]:
+        """The parts of this cluster that run trials side by side, by name; the name of a single one is empty.
+
+        Hosts without a group are dealt out in their order, as many to each as there are for all.
+        """
+        names = list(dict.fromkeys(host.group for host in self.hosts if host.group != "auto"))
+        if not names and self.num_groups == 1:
+            return {"": self}
+        names = names or [f"group{number}" for number in range(1, self.num_groups + 1)]
+        size = len(self.hosts) // len(names)
+        return {
+            name: self.model_copy(
+                update={
+                    "num_groups": 1,
+                    "hosts": tuple(host for host in self.hosts if host.group == name)
+                    or self.hosts[number * size : (number + 1) * size],
+                }
+            )
+            for number, name in enumerate(names)
+        }
 
 
 THIS_HOST = Cluster(kind="local")

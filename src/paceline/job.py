@@ -34,6 +34,9 @@ class ChecksWanted(BaseModel):
 class Job(BaseModel):
     """What ``job.json`` holds: trials in order, by the names of their folders below ``run_dir``.
 
+    Groups of hosts that share a study have a job each, which run side by side; ``group`` is the name of this one's,
+    empty where there is one only, and part of the names of the job's own files.
+
     Hosts that share no files have a run folder each, with a ``job.json`` of its own. Rank ``node * ranks_per_host +
     local`` is on host ``node``; rank 0 writes what is written once. Where ``checks`` are wanted, no trial is run if one
     of them fails. A rank that is silent for longer than ``heartbeat_timeout_s`` ends its trial; hosts that do not
@@ -43,6 +46,7 @@ class Job(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     run_dir: str
+    group: str = ""
     trials: list[str]
     num_hosts: int = 1
     ranks_per_host: int
@@ -67,7 +71,12 @@ class Job(BaseModel):
     @property
     def path(self) -> Path:
         """Where the job is written for the ranks to read."""
-        return self.folder / "job.json"
+        return job_path(self.folder, self.group)
+
+    @property
+    def logs(self) -> Path:
+        """Where agents and ranks write what they say."""
+        return self.folder / "logs" / self.group
 
     def write(self) -> None:
         """Write ``job.json``, and forget which trial ran last."""
@@ -82,7 +91,7 @@ class Job(BaseModel):
     @property
     def running_path(self) -> Path:
         """Names the trial, or the check, that is running, or was when the ranks died."""
-        return self.folder / "running"
+        return self.folder / _named("running", self.group)
 
     def mark_running(self, name: str) -> None:
         """Say which trial, or check, is running."""
@@ -95,6 +104,15 @@ class Job(BaseModel):
     def open_trials(self) -> list[str]:
         """The trials of this job that have not ended."""
         return [name for name in self.trials if exit_of(self.folder / name) is None]
+
+
+def job_path(run_dir: Path, group: str) -> Path:
+    """Where the job of a group of hosts is written."""
+    return run_dir / _named("job", group, ".json")
+
+
+def _named(stem: str, group: str, suffix: str = "") -> str:
+    return f"{stem}-{group}{suffix}" if group else f"{stem}{suffix}"
 
 
 def members(scale: Scale, *, ranks_per_host: int) -> list[int]:

@@ -17,6 +17,8 @@ OWN = (
         "study.json",
         "environment.json",
         "checks.json",
+        "cluster.json",
+        "doctor.json",
         "job.json",
         "running",
         "exit.json",

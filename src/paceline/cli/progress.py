@@ -47,19 +47,19 @@ class PlainWatcher:
         self._ended, self._total = 0, 0
 
     def planned(self, run_dir: Path, trials: list[Trial], num_done: int, remarks: list[str]) -> None:
-        """See plan.run.Watcher."""
+        """See plan.jobs.Watcher."""
         self._ended, self._total = num_done, len(trials)
         say(introduction(run_dir, trials, num_done))
         for remark in remarks:
             say(f"note: {remark}")
 
     def recorded(self, trial: Trial, record: AnyRecord) -> None:
-        """See plan.run.Watcher."""
+        """See plan.jobs.Watcher."""
         if isinstance(record, Evaluation):
             say(f"[{self._ended + 1}/{self._total}] {describe(trial)}: {describe_state(trial, record)}")
 
     def ended(self, trial: Trial, how: Exit) -> None:
-        """See plan.run.Watcher."""
+        """See plan.jobs.Watcher."""
         self._ended += 1
         say(f"[{self._ended}/{self._total}] {describe(trial)}: {how.status}{f', {how.cause}' if how.cause else ''}")
 
@@ -76,7 +76,7 @@ class BarWatcher:
         self._trial: TaskID | None = None
 
     def planned(self, run_dir: Path, trials: list[Trial], num_done: int, remarks: list[str]) -> None:
-        """See plan.run.Watcher."""
+        """See plan.jobs.Watcher."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.close()  # the bars of tuning, when the study's own trials follow
@@ -97,7 +97,7 @@ class BarWatcher:
         self._progress.start()
 
     def recorded(self, trial: Trial, record: AnyRecord) -> None:
-        """See plan.run.Watcher."""
+        """See plan.jobs.Watcher."""
         assert self._progress is not None
         assert self._trial is not None
         if isinstance(record, Evaluation):
@@ -107,7 +107,7 @@ class BarWatcher:
             self._progress.update(self._trial, description=describe(trial), total=trial.max_epochs)
 
     def ended(self, trial: Trial, how: Exit) -> None:
-        """See plan.run.Watcher."""
+        """See plan.jobs.Watcher."""
         assert self._progress is not None
         assert self._study is not None
         self._progress.advance(self._study)

@@ -21,8 +21,14 @@ class Launcher(Protocol):
         Raises: UsageError if a scale cannot be run here at all.
         """
 
-    def start(self, job: Job) -> None:
-        """Start the job's agents."""
+    def start(self, job: Job, *, detached: bool = False) -> None:
+        """Start the job's agents, and see to it that they end with this process unless ``detached``."""
+
+    def adopt(self, job: Job) -> bool:
+        """Take charge of a detached job that a process which is gone has started; False if it does not run any more.
+
+        What it has written until then is collected either way.
+        """
 
     def poll(self) -> int | None:
         """The job's exit code, None while it runs."""

@@ -38,11 +38,11 @@ class LocalLauncher:
         cores, most = cores_of_this_host(), max(scale.ranks_per_host for scale in scales)
         return [f"{most} ranks share {cores} cores: their times measure contention"] if most > cores else []
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Job, *, detached: bool = False) -> None:  # noqa: ARG002
         """See ``Launcher``. The number of threads is set before torch is loaded, the same for every rank."""
         threads = str(job.threads_per_rank)
-        logs = job.folder / "logs"
-        logs.mkdir(exist_ok=True)
+        logs = job.logs
+        logs.mkdir(parents=True, exist_ok=True)
         with (logs / "agent.log").open("ab") as log:
             self._supervisor = subprocess.Popen(
                 [
@@ -56,6 +56,10 @@ class LocalLauncher:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def adopt(self, job: Job) -> bool:  # noqa: ARG002
+        """See ``Launcher``."""
+        return False
 
     def poll(self) -> int | None:
         """See ``Launcher``."""
@@ -74,6 +78,6 @@ class LocalLauncher:
 
     def last_words(self, job: Job) -> str:
         """See ``Launcher``."""
-        logs = job.folder / "logs"
+        logs = job.logs
         tail = "\n".join((logs / "agent.log").read_text(errors="replace").splitlines()[-15:])
         return f"see {logs}; the agent said last:\n{tail}"

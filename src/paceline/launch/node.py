@@ -92,7 +92,7 @@ class Node:
             stage = Path(folder)
             (stage / "place").write_text(place)
             fields = job.model_dump(mode="json", exclude={"run_dir"}) | {"data_dir": data_dir}
-            write_json(stage / "job.json", fields)
+            write_json(stage / job.path.name, fields)
             for name in _needed(job):
                 self._stage(job.folder / name, stage / name)
             self.remote.send(sorted(stage.iterdir()), self._folder)
@@ -111,8 +111,8 @@ class Node:
                 [
                     *("env", *(f"{name}={value}" for name, value in settings.items())),
                     *(self._python, "-m", "paceline.launch.supervisor", "start", f"{self._folder}/control"),
-                    *("--grace", str(GRACE_S), "--log", f"{self._folder}/logs/agent.log"),
-                    *("--", self._python, "-m", "paceline.train.agent", f"{self._folder}/job.json", *options),
+                    *("--grace", str(GRACE_S), "--log", f"{self._remote_logs(job)}/agent.log"),
+                    *("--", self._python, "-m", "paceline.train.agent", f"{self._folder}/{job.path.name}", *options),
                 ],
                 stdout=said.fileno(),
                 stderr=said.fileno(),
@@ -123,14 +123,16 @@ class Node:
         assert self._agent is not None
         return self._agent.poll()
 
-    def why(self) -> str:
+    def why(self, job: Job) -> str:
         """Why the agent ended, in words."""
         said = self._said.read_text(errors="replace").strip()
         code = self.poll()
         if code == 255:
             return f"{self.name}: the connection was lost, or the host was: {said or 'ssh said nothing'}"
         try:
-            log = self.remote.run(["tail", "-n", "15", f"{self._folder}/logs/agent.log"], timeout_s=ANSWER_TIMEOUT_S)
+            log = self.remote.run(
+                ["tail", "-n", "15", f"{self._remote_logs(job)}/agent.log"], timeout_s=ANSWER_TIMEOUT_S
+            )
             said = "\n".join(filter(None, (said, log.stdout.decode(errors="replace").strip())))
         except HostError as error:
             said += f"\n{error}"
@@ -201,10 +203,13 @@ class Node:
 
     def fetch_logs(self, job: Job) -> None:
         """What agent and ranks wrote, into a folder of this host's name."""
-        self.remote.fetch(f"{self._folder}/logs", self._logs(job))
+        self.remote.fetch(self._remote_logs(job), self._logs(job))
+
+    def _remote_logs(self, job: Job) -> str:
+        return f"{self._folder}/{job.logs.relative_to(job.folder)}"
 
     def _logs(self, job: Job) -> Path:
-        return job.folder / "logs" / self.name.rpartition("@")[2]
+        return job.logs / self.name.rpartition("@")[2]
 
     def _trial_ranks(self, trial: str) -> list[int]:
         """The numbers, within a trial, of its ranks on this host."""

@@ -72,7 +72,7 @@ class SshLauncher:
         share = "ranks share {} cores of {}: their times measure contention"
         return [f"{most} {share.format(node.num_cores, node.name)}" for node in crowded]
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Job, *, detached: bool = False) -> None:  # noqa: ARG002
         """See ``Launcher``."""
         self._nodes = self._known[: job.num_hosts]
         self._began, self._code, self._why, self._due_s = job, None, "", time.monotonic() + COLLECT_EVERY_S
@@ -85,6 +85,10 @@ class SshLauncher:
         for node, address in zip(self._nodes, addresses, strict=True):
             node.start(job, ["--node", str(node.number), *shared, "--local-addr", address])
 
+    def adopt(self, job: Job) -> bool:  # noqa: ARG002
+        """See ``Launcher``."""
+        return False
+
     def poll(self) -> int | None:
         """See ``Launcher``: collects what was written; the first host that fails ends the job on all."""
         if self._began is None:
@@ -92,7 +96,7 @@ class SshLauncher:
         codes = {node.name: node.poll() for node in self._nodes}
         failed = [node for node in self._nodes if codes[node.name]]
         if failed or None not in codes.values():
-            self._code, self._why = (1, failed[0].why()) if failed else (0, "")
+            self._code, self._why = (1, failed[0].why(self._began)) if failed else (0, "")
             self.stop()
             return self._code
         if time.monotonic() >= self._due_s:
@@ -114,7 +118,7 @@ class SshLauncher:
 
     def last_words(self, job: Job) -> str:
         """See ``Launcher``."""
-        return self._why or f"no host failed; see {job.folder / 'logs'}"
+        return self._why or f"no host failed; see {job.logs}"
 
     def _disconnect(self) -> None:
         for node in self._known:

@@ -19,9 +19,9 @@ from paceline.analysis.tuning import label_of
 from paceline.cluster import THIS_HOST, Cluster
 from paceline.errors import PacelineError
 from paceline.plan.folder import hold
+from paceline.plan.jobs import Silence
 from paceline.plan.run import Setting, prepare, run_trials
 from paceline.plan.tune import tuning_trials
-from paceline.records import AnyRecord, Exit
 from paceline.study import Study
 from paceline.trial import Trial, comparisons
 
@@ -114,19 +114,6 @@ def plan(study: Study, *, data_dir: Path | None, cluster: Cluster = THIS_HOST) -
     )
 
 
-class _Silence:
-    """A watcher that tells nothing."""
-
-    def planned(self, run_dir: Path, trials: list[Trial], num_done: int, remarks: list[str]) -> None:
-        """See ``Watcher``."""
-
-    def recorded(self, trial: Trial, record: AnyRecord) -> None:
-        """See ``Watcher``."""
-
-    def ended(self, trial: Trial, how: Exit) -> None:
-        """See ``Watcher``."""
-
-
 def _calibrate(setting: Setting) -> tuple[dict[str, Pace], float]:
     """The pace of every cell, and how long the ranks take to start."""
     largest = max(setting.study.batch.at(scale.num_ranks) for scale in setting.study.scales)
@@ -146,7 +133,7 @@ def _calibrate(setting: Setting) -> tuple[dict[str, Pace], float]:
         began = time.monotonic()
         with hold(run_dir):
             trials = Setting(**vars(setting) | {"study": small}).trials()
-            run_trials(setting, run_dir, small, trials, _Silence())
+            run_trials(setting, run_dir, small, trials, Silence())
         took_s = time.monotonic() - began
         results = load(run_dir).results
     paces = {result.trial.cell: _pace(result) for result in results}

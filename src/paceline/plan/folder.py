@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
+from paceline.cluster import THIS_HOST, Cluster
 from paceline.errors import DataError, PacelineError, UsageError
 from paceline.launch.supervisor import identity, is_alive
 from paceline.records import read_json, trial_dirs, write_json
@@ -120,6 +122,23 @@ def lay_out(run_dir: Path, study: Study, trials: list[Trial]) -> None:
         folder.mkdir(exist_ok=True)
         if not (folder / "trial.json").exists():
             write_json(folder / "trial.json", as_json(trial))
+
+
+def write_cluster(run_dir: Path, cluster: Cluster) -> None:
+    """Remember on which hosts a study runs, for whoever is to watch or stop it from another process."""
+    write_json(run_dir / "cluster.json", cluster.model_dump(mode="json"))
+
+
+def read_cluster(run_dir: Path) -> Cluster:
+    """The hosts on which a study ran last; this machine where none are remembered.
+
+    Raises: DataError if the file is damaged.
+    """
+    path = run_dir / "cluster.json"
+    try:
+        return Cluster.model_validate(read_json(path)) if path.exists() else THIS_HOST
+    except ValidationError as error:
+        raise DataError(f"{path} holds no cluster: {error.errors()[0]['msg']}") from error
 
 
 def _refuse_strangers(run_dir: Path) -> None:

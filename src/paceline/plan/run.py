@@ -1,16 +1,13 @@
-"""Run a study: lay out its trials, start one warm job for what is left, and watch it; or only tune
-or check it."""
+"""Run a study: lay out its trials, and have warm ranks run what is left; or only tune or check it."""
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
 
 from paceline import registry
 from paceline.analysis.load import load
@@ -22,29 +19,13 @@ from paceline.launch.base import Launcher
 from paceline.plan.check import checks_wanted
 from paceline.plan.environment import environment
 from paceline.plan.facts import remarks_on_targets, workload_facts
-from paceline.plan.folder import hold, lay_out
+from paceline.plan.folder import hold, lay_out, write_cluster
+from paceline.plan.jobs import Silence, Watcher, adopt_jobs, run_jobs, why_it_ended
 from paceline.plan.tune import FOLDER as TUNING_FOLDER
 from paceline.plan.tune import chosen_in_words, first_of_each, tuning_study, tuning_trials
-from paceline.records import AnyRecord, Checks, Exit, RecordFollower, Status, exit_of, rank_file, trial_dirs, write_json
+from paceline.records import Checks, Exit, Status, exit_of, trial_dirs, write_json
 from paceline.study import Study
 from paceline.trial import Place, Trial, Values, WorkloadFacts, expand
-
-POLL_S = 0.1
-EXIT_GRACE_S = 10.0
-ROOM_FOR_RECORDS_BYTES = 1_000_000
-
-
-class Watcher(Protocol):
-    """Is told how a run goes on."""
-
-    def planned(self, run_dir: Path, trials: list[Trial], num_done: int, remarks: list[str]) -> None:
-        """Before the first trial: all trials, and how many are done already."""
-
-    def recorded(self, trial: Trial, record: AnyRecord) -> None:
-        """Rank 0 of a running trial wrote a record."""
-
-    def ended(self, trial: Trial, how: Exit) -> None:
-        """A trial is over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,29 +51,49 @@ class Setting:
     threads_per_rank: int
     data_dir: Path | None
     cluster: Cluster
-    launcher: Launcher
+    launchers: dict[str, Launcher]  # one a group of hosts, by its name
+    detached: bool = False
+
+    @property
+    def launcher(self) -> Launcher:
+        """That of the first group."""
+        return next(iter(self.launchers.values()))
+
+    @property
+    def num_cores(self) -> int:
+        """Cores for the ranks of each host: of the one with the fewest."""
+        return min(launcher.num_cores for launcher in self.launchers.values())
 
     def trials(self, tuned: Mapping[Place, Values] = MappingProxyType({})) -> list[Trial]:
         """The study's own trials, with the hyperparameters that tuning chose."""
         return expand(self.study, self.facts, threads_per_rank=self.threads_per_rank, tuned=tuned)
 
 
-def prepare(study: Study, *, data_dir: Path | None, cluster: Cluster = THIS_HOST) -> Setting:
+def prepare(study: Study, *, data_dir: Path | None, cluster: Cluster = THIS_HOST, detached: bool = False) -> Setting:
     """Find out what must be known to run a study on a cluster; starts nothing.
 
+    Args:
+        detached: what is started later outlives this process.
     Raises: UsageError, DataError if it cannot be run there; PacelineError if a host cannot be reached.
     """
-    launcher: Launcher = registry.resolve("launchers", cluster.kind)(cluster)
+    launchers: dict[str, Launcher] = {
+        name: registry.resolve("launchers", cluster.kind)(group) for name, group in cluster.groups().items()
+    }
     facts = workload_facts(study, data_dir)
-    remarks = launcher.check(study.scales) + remarks_on_targets(study, facts)
+    with ThreadPoolExecutor(len(launchers)) as pool:
+        remarks = [
+            remark for found in pool.map(lambda one: one.check(study.scales), launchers.values()) for remark in found
+        ]
+    num_cores = min(launcher.num_cores for launcher in launchers.values())
     return Setting(
         study=study,
         facts=facts,
-        remarks=remarks,
-        threads_per_rank=max(1, launcher.num_cores // max(scale.ranks_per_host for scale in study.scales)),
+        remarks=[*remarks, *remarks_on_targets(study, facts)],
+        threads_per_rank=max(1, num_cores // max(scale.ranks_per_host for scale in study.scales)),
         data_dir=data_dir,
         cluster=cluster,
-        launcher=launcher,
+        launchers=launchers,
+        detached=detached,
     )
 
 
@@ -104,22 +105,24 @@ def run_study(
     watcher: Watcher,
     check: bool = True,
     cluster: Cluster = THIS_HOST,
+    detached: bool = False,
 ) -> RunResult:
     """Run what is left of a study, its tuning first; repeats nothing that is done.
 
     Args:
         check: let the ranks check the study first, unless it was found sound before.
+        detached: ranks outlive this process, and what such a process left running is watched to its end.
     Raises: UsageError, DataError before anything is started; PacelineError if a check fails, the ranks cannot be kept
         alive, or tuning gives nothing to choose from. KeyboardInterrupt ends all ranks first.
     """
-    setting = prepare(study, data_dir=data_dir, cluster=cluster)
+    setting = prepare(study, data_dir=data_dir, cluster=cluster, detached=detached)
     trials, remarks = setting.trials(), setting.remarks
     run_dir = (runs_dir / study.name).absolute()
     with hold(run_dir):
         if study.tuning is not None:
             tuning = _tune(setting, run_dir, watcher, check=check)
             trials, remarks = setting.trials(tuning.chosen), remarks + chosen_in_words(tuning)
-        wanted = checks_wanted(study, trials, setting.launcher.num_cores)
+        wanted = checks_wanted(study, trials, setting.num_cores)
         return run_trials(setting, run_dir, study, trials, watcher, remarks=remarks, wanted=wanted, check=check)
 
 
@@ -155,7 +158,7 @@ def _tune(setting: Setting, run_dir: Path, watcher: Watcher, *, check: bool) -> 
     folder, inner = run_dir / TUNING_FOLDER, tuning_study(setting.study)
     trials = tuning_trials(setting.study, setting.facts, threads_per_rank=setting.threads_per_rank)
     again: Sequence[Status] = () if any(trial_dirs(run_dir)) else ("failed",)
-    wanted = checks_wanted(inner, first_of_each(trials), setting.launcher.num_cores)
+    wanted = checks_wanted(inner, first_of_each(trials), setting.num_cores)
     with hold(folder):
         run_trials(setting, folder, inner, trials, watcher, again=again, wanted=wanted, check=check)
     tuning = tuning_of(load(folder))
@@ -186,14 +189,22 @@ def run_trials(
     """
     lay_out(run_dir, study, trials)
     write_json(run_dir / "environment.json", environment())
+    write_cluster(run_dir, setting.cluster)
+    _, kept = _left(run_dir, trials, again)
+    watcher.planned(run_dir, trials, len(kept), list(remarks))
+    if setting.detached:
+        adopt_jobs(setting.launchers, run_dir, watcher)
+    if left := _left(run_dir, trials, again)[0]:
+        checks = _checks_left(run_dir, wanted, check=check) if wanted else None
+        run_jobs(setting.launchers, _jobs(setting, study, run_dir, left, checks), watcher, detached=setting.detached)
+    return RunResult(run_dir=run_dir, trials=trials, exits={trial.id: exit_of(run_dir / trial.id) for trial in trials})
+
+
+def _left(run_dir: Path, trials: list[Trial], again: Sequence[Status]) -> tuple[list[Trial], list[Trial]]:
+    """The trials to run, and those that are over for good."""
     exits = {trial.id: exit_of(run_dir / trial.id) for trial in trials}
     kept = {name for name, how in exits.items() if how and how.status not in ("stopped", *again)}
-    left = [trial for trial in trials if trial.id not in kept]
-    watcher.planned(run_dir, trials, len(kept), list(remarks))
-    if left:
-        checks = _checks_left(run_dir, wanted, check=check) if wanted else None
-        _run_job(setting.launcher, _job(setting, study, run_dir, left, checks), left, watcher)
-    return RunResult(run_dir=run_dir, trials=trials, exits={trial.id: exit_of(run_dir / trial.id) for trial in trials})
+    return [trial for trial in trials if trial.id not in kept], [trial for trial in trials if trial.id in kept]
 
 
 def check_study(study: Study, *, data_dir: Path | None, cluster: Cluster = THIS_HOST) -> Checks:
@@ -203,22 +214,16 @@ def check_study(study: Study, *, data_dir: Path | None, cluster: Cluster = THIS_
     """
     setting = prepare(study, data_dir=data_dir, cluster=cluster)
     trials = setting.trials()
-    wanted = checks_wanted(study, trials, setting.launcher.num_cores)
+    wanted = checks_wanted(study, trials, setting.num_cores)
     with tempfile.TemporaryDirectory(prefix="paceline-check-") as folder:
         run_dir = Path(folder)
         with hold(run_dir):
             lay_out(run_dir, study, [trial for trial in trials if trial.id in wanted.trials])
-            job = _job(setting, study, run_dir, trials, wanted).model_copy(update={"trials": []})
-            job.write()
-            setting.launcher.start(job)
-            try:
-                while setting.launcher.poll() is None:
-                    time.sleep(POLL_S)
-            finally:
-                setting.launcher.stop()
+            job = _job(setting, study, run_dir, "", trials, wanted).model_copy(update={"trials": []})
+            run_jobs({"": setting.launcher}, [job], Silence(), detached=False)
             made = read_checks(run_dir)
             if made is None:
-                raise PacelineError(_why_it_ended(setting.launcher, job))
+                raise PacelineError(why_it_ended(setting.launcher, job))
     return made
 
 
@@ -231,12 +236,28 @@ def _checks_left(run_dir: Path, wanted: ChecksWanted, *, check: bool) -> ChecksW
     return wanted if check else None
 
 
-def _job(setting: Setting, study: Study, run_dir: Path, trials: list[Trial], checks: ChecksWanted | None) -> Job:
+def _jobs(setting: Setting, study: Study, run_dir: Path, trials: list[Trial], checks: ChecksWanted | None) -> list[Job]:
+    """A job for each group of hosts that has trials left; those of one seed are all for one group."""
+    names = list(setting.launchers)
+    shares = {
+        name: [trial for trial in trials if names[study.seeds.index(trial.seed) % len(names)] == name] for name in names
+    }
+    first, *others = [name for name, share in shares.items() if share]
+    return [
+        _job(setting, study, run_dir, first, shares[first], checks),
+        *(_job(setting, study, run_dir, name, shares[name], None) for name in others),
+    ]
+
+
+def _job(
+    setting: Setting, study: Study, run_dir: Path, group: str, trials: list[Trial], checks: ChecksWanted | None
+) -> Job:
     for trial in trials:
         (run_dir / trial.id / "exit.json").unlink(missing_ok=True)
     scales = study.scales if checks else [trial.scale for trial in trials]
     return Job(
         run_dir=str(run_dir),
+        group=group,
         trials=[trial.id for trial in trials],
         num_hosts=max(scale.num_hosts for scale in scales),
         ranks_per_host=max(scale.ranks_per_host for scale in scales),
@@ -246,55 +267,3 @@ def _job(setting: Setting, study: Study, run_dir: Path, trials: list[Trial], che
         checks=checks,
         heartbeat_timeout_s=setting.cluster.heartbeat_timeout_s,
     )
-
-
-def _run_job(launcher: Launcher, job: Job, trials: list[Trial], watcher: Watcher) -> None:
-    job.write()
-    launcher.start(job)
-    try:
-        _watch(launcher.poll, job, trials, watcher)
-        _wait_for_exit(launcher)
-    finally:
-        launcher.stop()
-    if job.open_trials():
-        made = read_checks(job.folder) if job.checks else None
-        raise PacelineError(
-            _why_it_was_refused(made) if made and stopping(made.findings) else _why_it_ended(launcher, job)
-        )
-
-
-def _why_it_was_refused(made: Checks) -> str:
-    failed = "\n".join(f"  {finding.check}: {finding.evidence}" for finding in stopping(made.findings))
-    return f"no trial was run, for the study is not sound:\n{failed}\n--no-check runs it all the same"
-
-
-def _why_it_ended(launcher: Launcher, job: Job) -> str:
-    """Why a job left trials undone."""
-    if shutil.disk_usage(job.folder).free < ROOM_FOR_RECORDS_BYTES:
-        return f"the disk that holds {job.folder} is full; make room and run the same command to go on"
-    return f"the ranks could not be kept alive: {launcher.last_words(job)}"
-
-
-def _wait_for_exit(launcher: Launcher) -> None:
-    """Let the ranks leave by themselves once the last trial is over."""
-    deadline = time.monotonic() + EXIT_GRACE_S
-    while launcher.poll() is None and time.monotonic() < deadline:
-        time.sleep(POLL_S)
-
-
-def _watch(poll: Callable[[], int | None], job: Job, trials: list[Trial], watcher: Watcher) -> None:
-    """Pass on what rank 0 writes, trial by trial, until the job ends."""
-    followers = [RecordFollower(rank_file(job.folder / trial.id, 0)) for trial in trials]  # before any of them writes
-    for trial, follower in zip(trials, followers, strict=True):
-        folder = job.folder / trial.id
-        while True:
-            ended = exit_of(folder)
-            gone = poll() is not None
-            for record in follower.new_records():
-                watcher.recorded(trial, record)
-            if ended is not None:
-                watcher.ended(trial, ended)
-                break
-            if gone:
-                return
-            time.sleep(POLL_S)

@@ -34,8 +34,8 @@ def main() -> int:
     end_with_parent()
     asked = _arguments()
     job = Job.read(asked.job)
-    logs = job.folder / "logs"
-    logs.mkdir(exist_ok=True)
+    logs = job.logs
+    logs.mkdir(parents=True, exist_ok=True)
     for rank in range(job.num_ranks):
         failure.forget(logs, rank)
     os.environ[NODE_VARIABLE] = str(asked.node)

@@ -76,9 +76,7 @@ def end_with_parent() -> None:
 def _join(job: Job, device: torch.device) -> tuple[Store, Heartbeat]:
     """Connect to the other ranks, numbered by their places: elastic numbers hosts by how their addresses are spelt."""
     rank = int(os.environ[NODE_VARIABLE]) * job.ranks_per_host + int(os.environ["LOCAL_RANK"])
-    heartbeat = Heartbeat(
-        rank=rank, world_size=job.num_ranks, timeout_s=job.heartbeat_timeout_s, folder=job.folder / "logs"
-    )
+    heartbeat = Heartbeat(rank=rank, world_size=job.num_ranks, timeout_s=job.heartbeat_timeout_s, folder=job.logs)
     store = connect(timeout_s=2 * job.heartbeat_timeout_s)  # the heartbeat gives up before, and says why
     heartbeat.beat(store.clone(), holds_store=holds_store())  # type: ignore[attr-defined] # the stub lacks it
     store.set_timeout(timedelta(seconds=job.collective_timeout_s))
@@ -113,7 +111,7 @@ def _record_crash(job: Job, store: Store) -> None:
     crashed = _from_first(store, "crashed", (job.running() or "") if rank == 0 else "")
     if not crashed:
         return
-    logs = job.folder / "logs"
+    logs = job.logs
     folder = job.folder / crashed if crashed in job.trials else logs
     word = failure.last_word(folder, rank, int(os.environ["LOCAL_RANK"]), logs)
     store.set(f"word-{rank}", json.dumps(word))
@@ -126,8 +124,8 @@ def _record_crash(job: Job, store: Store) -> None:
             write_exit(folder, Exit(status="failed", cause=cause))
         elif job.checks is not None and not checks_path(job.folder).exists():
             _write_checks(job, job.checks, (Finding(check=crashed, status="fail", evidence=cause),))
-    for name in (*job.trials, "logs"):
-        failure.forget(job.folder / name, rank)
+    for place in (*(job.folder / name for name in job.trials), logs):
+        failure.forget(place, rank)
 
 
 def _open_trials(job: Job, store: Store) -> list[str]:
@@ -167,7 +165,7 @@ def _findings(job: Job, checked: list[Trial], groups: Groups) -> tuple[Finding, 
         return check.findings(checked, lambda trial: open_workload(trial.workload_entry, job.data_dir), groups, begin)
     except Exception as error:
         with suppress(OSError):  # a full disk must not hide the error
-            failure.leave_word(job.folder / "logs", dist.get_rank(), error)
+            failure.leave_word(job.logs, dist.get_rank(), error)
         raise
 
 
