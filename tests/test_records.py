@@ -21,6 +21,7 @@ from paceline.records import (
     RecordFollower,
     Resumed,
     Start,
+    each_record,
     read_json,
     read_records,
     write_atomically,
@@ -161,6 +162,21 @@ def test_what_is_no_json_is_named(tmp_path):
     for name in ("x.json", "missing.json"):
         with pytest.raises(DataError, match=name):
             read_json(tmp_path / name)
+
+
+def test_a_record_that_does_not_fit_on_the_disk_is_an_error_and_no_line(tmp_path):
+    """The system takes what fits of it without complaint."""
+    with tmpfs(tmp_path / "disk", "size=16k") as disk:
+        records = RecordFile(disk / "rank-0000.jsonl")
+        record = Resumed(rank=0, num_updates=1)
+        written = 0
+        with pytest.raises(OSError, match="No space left"):
+            for _ in range(10_000):
+                records.append(record)
+                written += 1
+        records.close()
+        assert list(each_record(disk / "rank-0000.jsonl")) == [record] * written
+        assert not (disk / "rank-0000.jsonl").read_bytes().endswith(b"\n"), "a part of a line is there"
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from paceline.cards import Frozen, Name
 from paceline.errors import UsageError
-from paceline.study import explain
+from paceline.study import explain, known
 
 _HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_\[][A-Za-z0-9_.:\]%-]*")
 
@@ -50,6 +51,31 @@ def _absolute(path: str) -> str:
 
 Interpreter = Annotated[str, AfterValidator(_absolute)]
 
+_OF_SSH = ("hosts", "ssh_config", "wheelhouse", "folder", "data_dir")
+_OF_SLURM = ("partition", "time_limit_s", "options")
+_OWN_OPTIONS = {  # of sbatch: what a run says itself
+    *("array", "chdir", "error", "input", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output"),
+    *("parsable", "partition", "requeue", "no-requeue", "signal", "test-only", "time", "wait", "wrap"),
+}
+
+
+def _sbatch_option(option: str) -> str:
+    name, _, value = option.removeprefix("--").partition("=")
+    if not re.fullmatch(r"--[a-z][a-z-]+", option.partition("=")[0]) or not value.isprintable() or "\\" in value:
+        raise PydanticCustomError("option", "an option of sbatch is '--name' or '--name=value', a string each")
+    if name == "cpus-per-task" and not re.fullmatch("[1-9][0-9]*", value):
+        raise PydanticCustomError("option", "--cpus-per-task takes a number, 1 or more: --cpus-per-task=8")
+    if name in _OWN_OPTIONS:
+        raise PydanticCustomError(
+            "option",
+            "a run gives --{name} to sbatch itself; there are partition, time_limit_s and num_groups in this file",
+            {"name": name},
+        )
+    return option
+
+
+SbatchOption = Annotated[str, AfterValidator(_sbatch_option)]
+
 
 class Host(Frozen):
     """One host: ``name`` is what ssh is told, the rest need only be said where it cannot be found out.
@@ -73,7 +99,9 @@ def _as_table(value: Any) -> Any:  # noqa: ANN401
 class Cluster(Frozen):
     """The ``[cluster]`` table of a cluster file or a study."""
 
-    kind: Literal["local", "ssh", "slurm"] = "ssh"
+    kind: Annotated[str, AfterValidator(partial(known, "launchers"))] = Field(
+        "ssh", description="'local', 'ssh', 'slurm', or a launcher of one's own, as 'module:attribute'"
+    )
     hosts: tuple[Annotated[Host, BeforeValidator(_as_table)], ...] = ()
     num_groups: PositiveInt = Field(
         1, description="how many groups of hosts, or Slurm jobs, share a study's seeds, where hosts name no group"
@@ -87,8 +115,10 @@ class Cluster(Frozen):
     data_dir: str | None = Field(None, description="where the data is on the hosts; sent once if left out")
     heartbeat_timeout_s: PositiveFloat = Field(60.0, description="a rank silent for longer ends its trial")
     partition: str | None = Field(None, description="of Slurm")
-    time_limit_s: PositiveFloat | None = Field(None, description="of a Slurm job")
-    options: tuple[str, ...] = Field((), description="further options of sbatch, one string each")
+    time_limit_s: float | None = Field(
+        None, ge=60, description="of a Slurm job, which is put back in the queue before it"
+    )
+    options: tuple[SbatchOption, ...] = Field((), description="further options of sbatch, one string each")
 
     @model_validator(mode="after")
     def _hosts_fit_kind(self) -> Cluster:
@@ -96,6 +126,11 @@ class Cluster(Frozen):
             raise PydanticCustomError("no_hosts", "kind = 'ssh' needs hosts; give at least one")
         if self.kind == "local" and self.hosts:
             raise PydanticCustomError("hosts", "kind = 'local' takes no hosts: it is this machine; use kind = 'ssh'")
+        others = _OF_SSH if self.kind == "slurm" else _OF_SLURM
+        if idle := [name for name in others if getattr(self, name) != type(self).model_fields[name].default]:
+            raise PydanticCustomError(
+                "idle", "{names} has no effect where kind = '{kind}'", {"names": ", ".join(idle), "kind": self.kind}
+            )
         names = [host.name for host in self.hosts]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise PydanticCustomError("repeated", "{names} given twice", {"names": ", ".join(twice)})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paceline.errors import DataError
 from paceline.records import Checks, Finding, exit_of, read_json, write_atomically, write_json
@@ -15,6 +16,7 @@ from paceline.trial import Trial
 
 PARENT_VARIABLE = "PACELINE_PARENT_PID"  # whose death ends a process of the job
 NODE_VARIABLE = "PACELINE_NODE"  # which of the job's hosts a rank is on, counted from 0
+RANKS_FILE = "ranks.json"  # the ranks whose logs a folder has, in the order in which elastic numbers them
 ENOUGH_SEEDS = "enough seeds"
 
 
@@ -34,6 +36,9 @@ class ChecksWanted(BaseModel):
 class Job(BaseModel):
     """What ``job.json`` holds: trials in order, by the names of their folders below ``run_dir``.
 
+    It is there from before the job's start until all of its processes have ended; ``id`` is the job's own, by which
+    they can be told from those of an earlier one.
+
     Groups of hosts that share a study have a job each, which run side by side; ``group`` is the name of this one's,
     empty where there is one only, and part of the names of the job's own files.
 
@@ -46,6 +51,7 @@ class Job(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     run_dir: str
+    id: str = Field(default_factory=lambda: uuid.uuid4().hex)
     group: str = ""
     trials: list[str]
     num_hosts: int = 1
@@ -79,19 +85,35 @@ class Job(BaseModel):
         return self.folder / "logs" / self.group
 
     def write(self) -> None:
-        """Write ``job.json``, and forget which trial ran last."""
+        """Write ``job.json``, and forget which trial ran last, and who was asked to leave."""
         self.running_path.unlink(missing_ok=True)
+        self.leave_path.unlink(missing_ok=True)
         write_json(self.path, self.model_dump(mode="json", exclude={"run_dir"}))
 
     @classmethod
     def read(cls, path: Path) -> Job:
-        """Read ``job.json``; the folder that it lies in is the run's."""
-        return cls.model_validate(read_json(path) | {"run_dir": str(path.absolute().parent)})
+        """Read ``job.json``; the folder that it lies in is the run's.
+
+        Raises: DataError if it is damaged.
+        """
+        try:
+            return cls.model_validate(read_json(path) | {"run_dir": str(path.absolute().parent)})
+        except (ValidationError, TypeError) as error:
+            raise DataError(f"{path} describes no job: {error}") from error
+
+    def forget(self) -> None:
+        """Remove ``job.json``: nothing of this job runs any more."""
+        self.path.unlink(missing_ok=True)
 
     @property
     def running_path(self) -> Path:
         """Names the trial, or the check, that is running, or was when the ranks died."""
         return self.folder / _named("running", self.group)
+
+    @property
+    def leave_path(self) -> Path:
+        """Asks the ranks, while it exists, to leave: with a checkpoint, and the trial that runs left open."""
+        return self.folder / _named("leave", self.group)
 
     def mark_running(self, name: str) -> None:
         """Say which trial, or check, is running."""
@@ -119,6 +141,11 @@ def members(scale: Scale, *, ranks_per_host: int) -> list[int]:
     """The ranks of a job with so many on each host that make up a trial of ``scale``: the first of the first hosts."""
     places = product(range(scale.num_hosts), range(scale.ranks_per_host))
     return [node * ranks_per_host + local for node, local in places]
+
+
+def network_path(run_dir: Path, group: str) -> Path:
+    """Where a job on several hosts of a group writes how fast their network is."""
+    return run_dir / _named("network", group, ".json")
 
 
 def checks_path(run_dir: Path) -> Path:

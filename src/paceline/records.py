@@ -205,6 +205,43 @@ class Checks(BaseModel):
     findings: tuple[Finding, ...]
 
 
+class AllReduce(BaseModel):
+    """All-reduces of ``bytes``: the median time of one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bytes: int
+    seconds: float
+    repeats: int
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes reduced a second."""
+        return self.bytes / self.seconds
+
+
+class Network(BaseModel):
+    """``network.json``: what all-reduces between the hosts of a job take, one rank a host; sizes in rising order."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    time: float = Field(default_factory=time.time)
+    num_hosts: int
+    backend: str
+    all_reduce: Annotated[tuple[AllReduce, ...], Field(min_length=1)]
+
+    def in_words(self) -> str:
+        """Latency, bandwidth, and what the latter asks of each host's card, which sends 2 (H - 1) / H of the bytes."""
+        small, large = self.all_reduce[0], self.all_reduce[-1]
+        sent = 2 * (self.num_hosts - 1) / self.num_hosts * large.bandwidth
+        return (
+            f"{self.num_hosts} hosts: {small.seconds * 1e3:.2f} ms for {small.bytes / 1024:g} kB, "
+            f"{large.bandwidth / 1e6:.3g} MB/s for {large.bytes / 2**20:g} MB, "
+            f"at which each host sends {8 * sent / 1e6:.3g} Mbit/s"
+        )
+
+
 class RecordFile:
     """Appends records to one file, a line each; one writer a file."""
 
@@ -214,8 +251,13 @@ class RecordFile:
         self.has_records = path.stat().st_size > 0
 
     def append(self, record: Record) -> None:
-        """Write one record; it survives the death of this process."""
-        self._file.write(record.model_dump_json().encode() + b"\n")
+        """Write one record; it survives the death of this process.
+
+        Raises: OSError if there is no room for all of it; what is there then is no line, and is cut off next time.
+        """
+        left = memoryview(record.model_dump_json().encode() + b"\n")
+        while left:  # a disk that is almost full takes a part, and complains only of the next
+            left = left[self._file.write(left) :]
 
     def close(self) -> None:
         """Close the file."""

@@ -35,6 +35,7 @@ REGISTRY: dict[Kind, dict[str, str]] = {
     },
     "launchers": {
         "local": "paceline.launch.local:LocalLauncher",
+        "slurm": "paceline.launch.slurm:SlurmLauncher",
         "ssh": "paceline.launch.ssh:SshLauncher",
     },
 }

@@ -35,7 +35,8 @@ from paceline.tuning import FORMS, Tuning, resolve
 SCHEMA_VERSION = 1
 
 
-def _known(kind: registry.Kind, name: str) -> str:
+def known(kind: registry.Kind, name: str) -> str:
+    """The name that ``registry`` goes by, for validation: an unknown one is a mistake that lists the others."""
     try:
         return registry.canonical(kind, name)
     except UsageError as error:
@@ -123,7 +124,7 @@ class WorkloadEntry(Frozen):
     @field_validator("name")
     @classmethod
     def _name(cls, name: str) -> str:
-        return _known("workloads", name)
+        return known("workloads", name)
 
 
 class OptimizerEntry(Frozen):
@@ -151,7 +152,7 @@ class OptimizerEntry(Frozen):
     @field_validator("name")
     @classmethod
     def _name(cls, name: str) -> str:
-        return _known("optimizers", name)
+        return known("optimizers", name)
 
     @field_validator("options")
     @classmethod
@@ -252,7 +253,7 @@ class Study(Frozen):
     @field_validator("strategies")
     @classmethod
     def _known_strategies(cls, strategies: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(name if name == "auto" else _known("strategies", name) for name in strategies)
+        return tuple(name if name == "auto" else known("strategies", name) for name in strategies)
 
     @field_validator("batch")
     @classmethod

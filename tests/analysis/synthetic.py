@@ -54,9 +54,11 @@ def make_run(
     start: dict[str, Any] | None = None,
     rank_start: Callable[[Trial], dict[str, Any]] = lambda trial: {},
     num_distinct_seeds: int | None = None,
+    pace: Callable[[Trial], float] | None = None,
 ) -> Path:
     """Write RUNS/STUDY; ``outcome`` says for each trial: completed, diverged, failed, stopped, running or waiting.
 
+    ``pace`` is by what factor a trial's updates take longer; where it is left out, seeds differ in that by a tenth.
     Seeds beyond the first ``num_distinct_seeds`` are copies of those, under names of their own: quick for large runs.
     """
     study = study or make_study()
@@ -93,12 +95,20 @@ def make_run(
             cause=cause,
             per_epoch=evaluations_per_epoch,
             start=base | (start or {}) | rank_start(one),
+            pace=None if pace is None else pace(one),
         )
     return folder
 
 
 def write_trial(
-    folder: Path, one: Trial, *, status: str, cause: str = "", per_epoch: int = 1, start: dict[str, Any]
+    folder: Path,
+    one: Trial,
+    *,
+    status: str,
+    cause: str = "",
+    per_epoch: int = 1,
+    start: dict[str, Any],
+    pace: float | None = None,
 ) -> Path:
     own = folder / one.id
     own.mkdir()
@@ -108,7 +118,7 @@ def write_trial(
     last_epoch = one.max_epochs if status == "completed" else max(1, one.max_epochs // 2)
     for rank in range(one.num_ranks):
         file = records.RecordFile(records.rank_file(own, rank))
-        for record in _records(one, rank, last_epoch, status, per_epoch, start):
+        for record in _records(one, rank, last_epoch, status, per_epoch, start, pace):
             file.append(record)
         file.close()
     if status != "running":
@@ -142,7 +152,9 @@ def _share(whole: str, one: Trial, rank: int, *what: object) -> str:
     return f"{count}-" + "".join(f"{lane:016x}" for lane in lanes)
 
 
-def _records(one: Trial, rank: int, last_epoch: int, status: str, per_epoch: int, start: dict[str, Any]) -> list[Any]:
+def _records(
+    one: Trial, rank: int, last_epoch: int, status: str, per_epoch: int, start: dict[str, Any], pace: float | None
+) -> list[Any]:
     slope, ceiling, update_s, gradients = CHARACTER.get(one.label, CHARACTER["sgd"])
     # the same numbers on every rank, other numbers for every trial
     first = one.model_copy(update={"repeat": 0})  # a repeat learns the same, and only takes another time
@@ -151,7 +163,8 @@ def _records(one: Trial, rank: int, last_epoch: int, status: str, per_epoch: int
     communication_s = 0.0 if one.strategy == "single" else 0.002 if one.num_ranks == 1 else 0.004
     compute_s = update_s / one.num_ranks**0.8
     updates = math.ceil(NUM_TRAIN / one.global_batch_size)
-    total_s = (compute_s + communication_s + 0.0008) * lag * jitter
+    slowness = lag if pace is None else pace
+    total_s = (compute_s + communication_s + 0.0008) * slowness * jitter
     found: list[Any] = [
         records.Start(
             **{
@@ -193,10 +206,10 @@ def _records(one: Trial, rank: int, last_epoch: int, status: str, per_epoch: int
         totals = {
             "num_updates": done,
             "train_time_s": done * total_s,
-            "data_s": done * 0.0004 * lag,
-            "compute_s": done * compute_s * 0.9 * lag,
-            "communication_s": done * communication_s * lag,
-            "optimizer_s": done * compute_s * 0.1 * lag,
+            "data_s": done * 0.0004 * slowness,
+            "compute_s": done * compute_s * 0.9 * slowness,
+            "communication_s": done * communication_s * slowness,
+            "optimizer_s": done * compute_s * 0.1 * slowness,
             "bytes_sent": bytes_sent * done * gradients,
             "num_collectives": 0 if one.strategy == "single" else done * gradients,
         }

@@ -58,7 +58,8 @@ def test_an_unspoilt_study_passes_every_check(tmp_path):
     leave_checks(folder)
     found = findings_of(folder)
     assert list(found) == [check.name for check in CHECKS]
-    assert {name for name, one in found.items() if one.status != "pass"} == {"equal tuning budgets"}
+    skipped = {"equal tuning budgets", "seeds on one group", "groups alike"}
+    assert {name for name, one in found.items() if one.status != "pass"} == skipped
     assert compare(load(folder)).verdicts[0].withheld == ()
 
 

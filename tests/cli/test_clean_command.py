@@ -21,7 +21,16 @@ class Terminal(io.StringIO):
 
 
 def test_yes_removes_the_run_with_reports_exports_and_lock(folder):
-    for name in ("report.html", "job.json", "running", ".lock", ".holder"):
+    for name in (
+        "report.html",
+        "job.json",
+        "job-one.json",
+        "network.json",
+        "network-one.json",
+        "running",
+        ".lock",
+        ".holder",
+    ):
         (folder / name).write_text("")
     (folder / "export" / "csv").mkdir(parents=True)
     assert main(["clean", str(folder), "--yes"]) == 0

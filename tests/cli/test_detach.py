@@ -16,7 +16,7 @@ import pytest
 from command_line import PACELINE, CommandLine
 from launch.studies import write_study
 from paceline.launch import supervisor
-from paceline.records import Epoch, Resumed, exit_of, rank_file, read_json, read_records, trial_dirs
+from paceline.records import Epoch, Resumed, each_record, exit_of, rank_file, read_json, read_records, trial_dirs
 from ranks import processes_naming
 
 pytestmark = [
@@ -208,18 +208,56 @@ def test_logs_of_the_run_of_a_rank_and_of_a_trial(story):
     assert "has no trial 'nadam'; 2 others" in story.logs["none"].stderr
 
 
-def test_kill_9_of_the_background_run_ends_its_ranks_and_the_study_goes_on(bed):
-    bed = Bed(bed.folder, max_epochs=6)
-    assert bed.detach().returncode == 0
+def kill_controlling_process(bed: Bed) -> None:
+    """Its supervisor ends what it keeps, but not the ranks."""
     bed.wait_for(lambda: bed.trains("adam"))
     os.kill(read_json(bed.run_dir / ".holder")["pid"], signal.SIGKILL)
-    bed.wait_for(lambda: bed.alive() == [])
-    assert supervisor.read_state(bed.run_dir / "control" / "agent")["status"] != "running"
-    assert bed.command("attach", bed.run_dir).returncode == 137
-    assert "run by nobody now" in bed.command("status", bed.run_dir).stdout
-    last = bed.command("run", bed.study, "--no-check")
-    assert last.returncode == 0, last.stderr
+    bed.wait_for(lambda: supervisor.read_state(bed.run_dir / "control" / "run")["status"] == "ended")
+
+
+def test_the_ranks_outlive_kill_9_of_the_controlling_process_and_attach_takes_them_up(bed):
+    bed = Bed(bed.folder, max_epochs=24)
+    assert bed.detach().returncode == 0
+    kill_controlling_process(bed)
+    status = bed.command("status", bed.run_dir)
+    assert "goes on without its controlling process, which was killed" in status.stdout
+    assert f"`paceline attach {bed.run_dir}` takes it up" in status.stdout
+    assert json.loads(bed.command("status", bed.run_dir, "--json").stdout)["goes_on_alone"] is True
+    followed = bed.command("attach", bed.run_dir)
+    assert followed.returncode == 0, followed.stderr
+    assert "another one takes the run up" in followed.stderr
     assert bed.statuses() == ["completed", "completed"]
+    (adam,) = bed.run_dir.glob("toy_adam_*")
+    for rank in range(2):
+        records = list(each_record(rank_file(adam, rank)))
+        assert [record.epoch for record in records if isinstance(record, Epoch)] == list(range(24)), "none twice"
+    assert bed.alive() == []
+    assert "run by nobody now" in bed.command("status", bed.run_dir).stdout
+
+
+@pytest.mark.parametrize("how", [[], ["--now"]])
+def test_ranks_without_a_controlling_process_can_be_stopped(bed, how):
+    assert bed.detach().returncode == 0
+    kill_controlling_process(bed)
+    assert len(bed.alive()) >= 5, "guard, supervisor, agent, two ranks"
+    done = bed.command("stop", bed.run_dir, *how)
+    assert done.returncode == 0, done.stderr
+    assert "its ranks had gone on without a controlling process" in done.stderr
+    assert bed.alive() == []
+    assert bed.statuses() == ["open", "open"]
+    assert "run by nobody now" in bed.command("status", bed.run_dir).stdout
+    assert "nobody ran it" in bed.command("stop", bed.run_dir).stderr
+
+
+def test_a_foreground_run_ends_ranks_without_a_controlling_process_and_goes_on_from_them(bed):
+    bed = Bed(bed.folder, max_epochs=12)
+    assert bed.detach().returncode == 0
+    kill_controlling_process(bed)
+    done = bed.command("run", bed.study, "--no-check")
+    assert done.returncode == 0, done.stderr
+    assert bed.statuses() == ["completed", "completed"]
+    (adam,) = bed.run_dir.glob("toy_adam_*")
+    assert any(isinstance(record, Resumed) for record in each_record(rank_file(adam, 0)))
 
 
 def test_stop_now_kills(bed):

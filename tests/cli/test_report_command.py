@@ -5,6 +5,7 @@ import json
 import pytest
 
 from analysis.synthetic import make_run, make_study
+from analysis.test_groups import two_groups
 from paceline.cli import main
 
 KEYS = {
@@ -38,8 +39,20 @@ def test_json_is_one_object_with_the_promised_keys(folder, capsys):
     assert found["schema_version"] == 1
     assert found["study"] == "synthetic"
     assert len(found["cells"]) == 4
+    assert found["groups"] is None
     assert all(cell.keys() >= KEYS for cell in found["cells"])
     assert found["cells"][0]["num_reached"] == 2
+
+
+def test_groups_of_hosts_are_in_the_table_and_in_json(tmp_path, capsys):
+    folder = two_groups(tmp_path)
+    assert main(["report", str(folder), "--no-html"]) == 0
+    assert "2 groups of hosts shared the seeds" in capsys.readouterr().out
+    assert main(["report", str(folder), "--json", "--no-html"]) == 0
+    groups = json.loads(capsys.readouterr().out)["groups"]
+    assert [one["hosts"] for one in groups["groups"]] == [["node1", "node2"], ["node3", "node4"]]
+    assert groups["num_cells"] == 4
+    assert all(one["speed"]["low"] < one["speed"]["value"] < one["speed"]["high"] for one in groups["groups"])
 
 
 def test_json_of_a_run_that_diverged_is_still_json(tmp_path, capsys):

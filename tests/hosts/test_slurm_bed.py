@@ -1,10 +1,8 @@
-"""Slurm on the bed: jobs run, stand side by side, are cancelled, and come again after a power cut."""
+"""Slurm on the bed: jobs run, stand side by side, and are cancelled."""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-import pytest
 
 from testbed.bed import wait_until
 from testbed.slurm import Slurm
@@ -43,17 +41,3 @@ def test_a_cancelled_job_leaves_no_process(slurm: Slurm) -> None:
     slurm.run("scancel", job)
     _wait_for(slurm, job, "CANCELLED")
     wait_until(lambda: not any(slurm.bed.processes(node, "4325") for node in nodes), "the end of its processes")
-
-
-@pytest.mark.timeout(180)
-def test_a_job_whose_node_lost_power_is_requeued_on_the_others_and_the_node_comes_back(slurm: Slurm) -> None:
-    job = slurm.submit("again", 'echo "restart ${SLURM_RESTART_COUNT:-0}"; srun sleep 4326', "--nodes=2", "--requeue")
-    wait_until(lambda: slurm.bed.processes("node2", "sleep 4326"), "the job's processes")
-    slurm.bed.power_off("node2")
-    wait_until(lambda: slurm.bed.processes("node3", "sleep 4326"), "the job on another node", deadline_s=150)
-    assert "restart 1" in _output(slurm, "again", job)
-
-    slurm.bed.power_on("node2")
-    slurm.start_daemons("node2")
-    show = ("sinfo", "--noheader", "--nodes=node2", "--format=%T")
-    wait_until(lambda: slurm.run(*show).stdout.strip() == "idle", "node2 to be of use again", deadline_s=30)

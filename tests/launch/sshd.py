@@ -40,7 +40,7 @@ class Sshd:
         make_key(self.folder / "host_key")
         self.trust(self.folder / "host_key.pub")
         self._configure(key)
-        self._start()
+        self.start()
 
     def trust(self, public_key: Path) -> None:
         """Let ``known_hosts`` say that this host has that key, and no other."""
@@ -83,7 +83,8 @@ Host {self.name}
   GlobalKnownHostsFile /dev/null
 """)
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Power it on; done already for a new one."""
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)  # where a server of root's drops its privileges
         program = shutil.which("sshd", path=_PATH)

@@ -73,6 +73,23 @@ def test_a_host_that_cannot_be_reached_fails_and_the_others_are_examined(pair, c
     assert by_check(found)["all-reduce"].evidence == "not all hosts reach each other"
 
 
+def test_hosts_of_different_groups_need_not_reach_each_other(pair, control_dir):
+    """Nor are hosts examined beyond those that are of interest."""
+    apart = Cluster(
+        hosts=(
+            Host(name="alpha", address="127.0.0.2", group="one"),
+            Host(name="no-such-host.invalid", group="one"),
+            Host(name="beta", address="127.0.0.3", group="two"),
+        ),
+        ssh_config=str(pair[0].ssh_config),
+    )
+    found = examine(apart, control_dir=control_dir, num_hosts=1)
+    assert found.failed == []
+    assert [host.name for host in found.hosts] == ["alpha", "beta"]
+    assert found.pairs == ()
+    assert by_check(found)["all-reduce"].evidence == "fewer than two hosts"
+
+
 def test_where_no_host_answers_that_is_all_that_is_said(pair, control_dir):
     found = examine(cluster_of(pair, python="/no/such/python"), control_dir=control_dir)
     assert [finding.check for finding in found.findings] == ["reachable, with an interpreter"]

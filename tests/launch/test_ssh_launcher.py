@@ -19,7 +19,7 @@ import pytest
 from command_line import CommandLine
 from launch import sshd
 from paceline.data.catalog import locate
-from paceline.records import End, Start, exit_of, rank_file, read_records, trial_dirs
+from paceline.records import End, Start, exit_of, rank_file, read_json, read_records, trial_dirs
 from ranks import processes_naming, wait_until_gone
 
 pytestmark = [
@@ -218,6 +218,45 @@ def test_a_lost_connection_ends_the_run_with_the_name_of_the_host_and_leaves_not
     assert done.returncode == 1
     assert "two: the connection was lost" in done.stderr
     assert wait_until_gone(str(cluster.kept), deadline_s=5) == []
+
+
+def test_stop_names_the_host_that_cannot_be_reached_and_ends_the_rest(cluster):
+    """A detached run whose controlling process was killed. It is remembered what may go on, and stopped later."""
+    begun = cluster.command.finish(cluster.start(cluster.study(max_epochs=3000), "--detach"))
+    assert begun.returncode == 0, begun.stderr
+    follower = cluster.command.start("logs", cluster.run_dir, "-f")
+    cluster.wait_for_epochs("2x1", 1, follower)
+    os.kill(read_json(cluster.run_dir / ".holder")["pid"], signal.SIGKILL)
+    cluster.command.finish(follower, deadline_s=20)
+    cluster.hosts[1].stop()
+    unknown = cluster.command("status", cluster.run_dir)
+    assert unknown.returncode == 0
+    assert "whether its ranks go on cannot be found out: two: it cannot be reached" in unknown.stderr
+    done = cluster.command("stop", cluster.run_dir)
+    assert done.returncode == 1
+    assert "two: what runs there goes on; stop it once the host can be reached" in done.stderr
+    left = [Path(f"/proc/{pid}/cmdline").read_text() for pid in cluster.running()]
+    assert len(left) >= 3
+    assert all("/host1/" in words for words in left), "those of host 0 have ended"
+    cluster.hosts[1].start()
+    again = cluster.command("stop", cluster.run_dir)
+    assert again.returncode == 0, again.stderr
+    assert cluster.running() == []
+    assert not (cluster.run_dir / "job.json").exists(), "nothing is to be asked any more"
+
+
+def test_a_foreground_run_ends_what_a_detached_one_has_left_and_goes_on_from_it(cluster):
+    study = cluster.study(max_epochs=40)
+    assert cluster.command.finish(cluster.start(study, "--detach")).returncode == 0
+    follower = cluster.command.start("logs", cluster.run_dir, "-f")
+    cluster.wait_for_epochs("2x1", 1, follower)
+    os.kill(read_json(cluster.run_dir / ".holder")["pid"], signal.SIGKILL)
+    cluster.command.finish(follower, deadline_s=20)
+    done = cluster.command.finish(cluster.start(study), deadline_s=120)
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        records = read_records(rank_file(cluster.trial("2x1"), rank))
+        assert [record.epoch for record in records if record.kind == "epoch"] == list(range(40))
 
 
 def test_a_wrong_interpreter_is_refused_before_anything_is_started(cluster):

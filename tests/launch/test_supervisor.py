@@ -161,6 +161,85 @@ def test_all_ends_within_2_s_of_the_end_of_standard_input(bed):
     assert bed.state()["status"] == "stopped"
 
 
+def test_all_ends_when_nothing_comes_through_standard_input_for_too_long(bed):
+    """Not before: whoever started it lives as long as it says so now and then."""
+    process = bed.start("--silence", "1.5")
+    assert process.stdin is not None
+    for _ in range(12):
+        time.sleep(0.25)
+        process.stdin.write(b".")
+        process.stdin.flush()
+    assert process.poll() is None, "it was heard for 3 s"
+    assert end(process) == 137
+    assert bed.alive() == []
+    assert bed.state()["status"] == "stopped"
+
+
+def test_silence_of_a_command_without_input_is_refused(bed):
+    done = bed.call(*bed.words("--silence", "5", "--detach")[3:])
+    assert done.returncode == 2
+    assert "leave --silence or --detach out" in done.stderr
+
+
+@pytest.mark.parametrize("how", ["ends", "killed", "stopped"])
+def test_what_a_command_detaches_by_a_supervisor_of_its_own_is_let_go(bed, how):
+    """All else that it started is ended with it, however it ends."""
+    apart = Bed(bed.folder / "apart")
+    apart.folder.mkdir()
+    code = f"import subprocess\nsubprocess.run({apart.words('--detach', code=POLITE)!r}, check=True)\n" + STUBBORN
+    if how == "ends":
+        code = code.replace('sleep("command")', "[time.sleep(.01) for _ in iter((folder / 'go').exists, True)]")
+    process = bed.start("--grace", "0.3", code=code, family=FAMILY[1:])
+    if how == "ends":
+        (bed.folder / "go").touch()
+    elif how == "killed":
+        os.kill(bed.state()["pid"], signal.SIGKILL)
+    else:
+        assert supervisor.stop(bed.control, now=False)
+    end(process)
+    assert sorted(bed.alive()) == sorted(apart.alive()), "nothing but what is apart"
+    assert len(apart.alive()) == 3, "guard, supervisor, command"
+    assert supervisor.stop(apart.control, now=False)
+
+
+def waiter(bed: Bed) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "paceline.launch.supervisor", "wait", str(bed.control)]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_waiting_tells_the_state_at_once_and_at_the_end(bed):
+    process = bed.start("--detach")
+    end(process)
+    with waiter(bed) as waits:
+        assert json.loads(waits.stdout.readline())["status"] == "running"
+        time.sleep(0.3)
+        assert waits.poll() is None
+        spent = Path(f"/proc/{waits.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        time.sleep(0.5)
+        assert Path(f"/proc/{waits.pid}/stat").read_text().rpartition(")")[2].split()[11:13] == spent, "it sleeps"
+        os.kill(bed.pid_of_command(), signal.SIGKILL)
+        told = json.loads(waits.stdout.readline())
+        assert (told["status"], told["exit_code"]) == ("ended", 137)
+        assert waits.wait(5) == 0
+
+
+def test_who_waits_leaves_when_nobody_listens_any_more(bed):
+    process = bed.start("--detach", code=POLITE, family=("command",))
+    end(process)
+    with waiter(bed) as waits:
+        waits.stdout.readline()
+        waits.stdin.close()
+        assert waits.wait(5) == 0
+        assert waits.stdout.read() == ""
+    assert bed.state()["status"] == "running"
+    assert supervisor.stop(bed.control, now=False)
+
+
+def test_waiting_where_nothing_ever_ran_is_over_at_once(bed):
+    done = bed.call("wait", str(bed.control))
+    assert (done.returncode, done.stdout) == (0, "null\nnull\n")
+
+
 def test_kill_9_of_the_command_ends_all(bed):
     process = bed.start()
     os.kill(bed.pid_of_command(), signal.SIGKILL)

@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from analysis.synthetic import make_run, make_study
+from analysis.test_groups import change_size, two_groups
 from paceline.analysis.compare import compare
 from paceline.analysis.load import load
 from paceline.records import read_json, write_json
@@ -217,6 +218,18 @@ def test_a_failed_check_stands_in_the_open_before_the_tables(browser, report):
     assert page.locator("table.audit").is_visible()
     above = "document.querySelector('#audit').getBoundingClientRect().top < "
     assert page.evaluate(above + "document.querySelector('h2').getBoundingClientRect().top")
+    page.context.close()
+
+
+def test_groups_of_hosts_have_a_table_and_a_degraded_trial_is_named(browser, tmp_path):
+    folder = two_groups(tmp_path)
+    change_size(folder, "*adam*_2x1_seed3_*")
+    page, troubles = opened(browser, write_report(folder))
+    assert troubles == []
+    assert page.locator("table.groups tbody tr").count() == 2
+    assert page.locator("table.groups td.first").first.inner_text() == "node1"
+    assert "it ran on 2, then on 1" in page.locator("td.cause").inner_text()
+    assert page.locator("td", has_text="degraded").count() == 2, "among all trials, and among those not completed"
     page.context.close()
 
 

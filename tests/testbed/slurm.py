@@ -1,7 +1,8 @@
 """Slurm over a bed: munge on every host, the controller on the control host, a daemon on each node; no accounting.
 
 A host that loses power is noticed after ``SlurmdTimeout``; its jobs are requeued then and run once more when their old
-credentials have expired.
+credentials have expired. Jobs of the partition ``urgent`` take the nodes of those in ``main``, which go back to the
+queue after a few seconds' grace.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class Slurm:
 ClusterName=testbed
 SlurmctldHost={CONTROL}
 AuthType=auth/munge
-AuthInfo=socket=/run/munge.socket,cred_expire=15
+AuthInfo=socket=/run/munge.socket,cred_expire=5
 SlurmUser=root
 SlurmdUser=root
 StateSaveLocation={self.folder}/{CONTROL}
@@ -117,12 +118,18 @@ SelectType=select/cons_tres
 SwitchType=switch/none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
+SchedulerParameters=sched_interval=2,bf_interval=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 ReturnToService=2
 SlurmdParameters=config_overrides
-SlurmdTimeout=10
+SlurmdTimeout=6
+MessageTimeout=5
+TCPTimeout=1
 KillWait=5
 NodeName={nodes} CPUs=2 RealMemory=2000
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE GraceTime=8 PriorityTier=1 State=UP
+PartitionName=urgent Nodes=ALL MaxTime=60 PriorityTier=2 PreemptMode=OFF State=UP
 """,
             encoding="utf-8",
         )

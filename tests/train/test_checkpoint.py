@@ -57,10 +57,10 @@ def test_all_damaged_is_an_error_that_says_what_to_do(tmp_path):
 
 
 def test_a_newer_checkpoint_is_refused_by_its_version(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(checkpoint, "SCHEMA_VERSION", 3)
     save(tmp_path, 1)
     monkeypatch.undo()
-    with pytest.raises(DataError, match="schema version 2, this paceline reads up to 1"):
+    with pytest.raises(DataError, match="schema version 3, this paceline reads up to 2"):
         checkpoint.load_newest(tmp_path)
 
 
@@ -156,3 +156,22 @@ def test_a_resumed_trial_ends_with_the_same_bits(rank_pool, tmp_path, case):
         assert [r.num_updates for r in records if isinstance(r, Resumed)] == [22]
         assert len([r for r in records if isinstance(r, Start)]) == 2
         assert len([r for r in records if r.kind == "end"]) == 1
+
+
+def test_a_checkpoint_of_the_first_schema_is_gone_on_from(rank_pool, tmp_path, monkeypatch):
+    """It had rank 0's totals and traffic for all, and was written after whole epochs only."""
+    whole, cut = (toy_trial(num_ranks=2, optimizer={"name": "adam"}, max_epochs=epochs) for epochs in (3, 2))
+    straight, resumed = folder_of(whole, tmp_path), folder_of(whole, tmp_path)
+    expected = rank_pool.run(RUN, num_ranks=2, trial=whole.model_dump(), folder=str(straight))
+    rank_pool.run(RUN, num_ranks=2, trial=cut.model_dump(), folder=str(resumed))
+    state = checkpoint.load_newest(resumed)
+    assert state is not None
+    first = state.pop("ranks")[0]
+    monkeypatch.setattr(checkpoint, "SCHEMA_VERSION", 1)
+    del state["schema_version"]
+    old = {**state, "totals": first["totals"], "traffic": first["traffic"]}
+    checkpoint.save(resumed, old, num_updates=state["progress"]["num_updates"])
+    results = rank_pool.run(RUN, num_ranks=2, trial=whole.model_dump(), folder=str(resumed))
+    for field in ("parameters_digest", "num_updates", "bytes_sent", "test"):
+        assert [r["end"][field] for r in results] == [r["end"][field] for r in expected], field
+    assert [r.num_updates for r in read_records(rank_file(resumed, 0)) if isinstance(r, Resumed)] == [22]

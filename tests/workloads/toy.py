@@ -2,7 +2,7 @@
 
 Options: ``num_train``, ``num_validation``, ``num_test``, ``hidden`` (0: logistic regression), ``dtype``; and faults:
 ``train_sleep_s`` on ``sleep_rank`` (-1: all), ``evaluation_sleep_s``, ``nan_example``, ``running_mean`` (a buffer that
-moves), ``break_build_unless`` (a file without which the ranks cannot open the data).
+moves), ``dropout``, ``break_build_unless`` (a file without which the ranks cannot open the data).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "evaluation_sleep_s": 0.0,
     "nan_example": -1,
     "running_mean": False,
+    "dropout": 0.0,
     "break_build_unless": "",
 }
 
@@ -78,6 +79,8 @@ class Toy(Workload):
         layers: list[nn.Module] = [RunningMean()] if self.options["running_mean"] else []
         if hidden:
             layers += [nn.Linear(NUM_FEATURES, hidden), nn.Tanh()]
+        if self.options["dropout"]:
+            layers += [nn.Dropout(self.options["dropout"])]
         layers += [nn.Linear(hidden or NUM_FEATURES, NUM_CLASSES)]
         return nn.Sequential(*layers).to(self.dtype)
 

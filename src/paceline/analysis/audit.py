@@ -6,11 +6,12 @@ A check of scope ``study`` that fails withholds the verdict. One of scope ``tria
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from paceline.analysis import checks_of_ranks, checks_of_study
 from paceline.analysis.cells import cells_of
+from paceline.analysis.groups import Calibration, calibrate
 from paceline.analysis.load import Run
 from paceline.analysis.noise import AaPair, aa_pairs
 from paceline.analysis.outcome import Outcome, Status, skipped
@@ -49,6 +50,7 @@ class Subject:
     seeds: Seeds
     noise: Sequence[AaPair]
     tuning: Tuning | None
+    groups: Calibration | None
 
     @classmethod
     def of(cls, run: Run) -> Subject:
@@ -59,11 +61,22 @@ class Subject:
             seeds=seeds_of(cells, declared_pairs(run, cells)),
             noise=aa_pairs(run.results),
             tuning=tuning_beside(run),
+            groups=calibrate(run.results),
         )
 
 
 def _of_run(look: Callable[[Run], Outcome]) -> Callable[[Subject], Outcome]:
     return lambda subject: look(subject.run)
+
+
+def _of_whole_trials(look: Callable[[Run], Outcome]) -> Callable[[Subject], Outcome]:
+    """A check of how ranks worked together: those of a degraded trial did not, and it has a check of its own."""
+
+    def look_at(subject: Subject) -> Outcome:
+        whole = tuple(result for result in subject.run.results if result.status != "degraded")
+        return look(replace(subject.run, results=whole))
+
+    return look_at
 
 
 def _made_before(name: str) -> Callable[[Subject], Outcome]:
@@ -85,6 +98,10 @@ def _noise(subject: Subject) -> Outcome:
 
 def _tuning(subject: Subject) -> Outcome:
     return checks_of_study.equal_tuning(subject.run, subject.tuning)
+
+
+def _groups(subject: Subject) -> Outcome:
+    return checks_of_study.groups_alike(subject.run, subject.groups)
 
 
 def _seeds(subject: Subject) -> Outcome:
@@ -129,22 +146,28 @@ CHECKS: tuple[Check, ...] = (
         look=_of_run(checks_of_ranks.finite),
     ),
     Check(
+        name="number of ranks kept",
+        question="did every trial run on as many ranks as it was to, from start to end?",
+        scope="trial",
+        look=_of_run(checks_of_ranks.size_kept),
+    ),
+    Check(
         name="identical replicas",
         question="did all ranks have the same parameters at the end of each epoch?",
         scope="study",
-        look=_of_run(checks_of_ranks.replicas),
+        look=_of_whole_trials(checks_of_ranks.replicas),
     ),
     Check(
         name="shards disjoint and complete",
         question="did the ranks together see each training example once an epoch?",
         scope="study",
-        look=_of_run(checks_of_ranks.shards),
+        look=_of_whole_trials(checks_of_ranks.shards),
     ),
     Check(
         name="same start, same order",
         question="did trials of one seed begin alike and see the same examples in each update?",
         scope="study",
-        look=_of_run(checks_of_ranks.start_and_order),
+        look=_of_whole_trials(checks_of_ranks.start_and_order),
     ),
     Check(
         name="same validation set, fully used",
@@ -171,6 +194,18 @@ CHECKS: tuple[Check, ...] = (
         look=_of_run(checks_of_study.same_machine),
     ),
     Check(
+        name="seeds on one group",
+        question="did all trials of a seed run on the same group of hosts?",
+        scope="study",
+        look=_of_run(checks_of_study.one_group_a_seed),
+    ),
+    Check(
+        name="groups alike",
+        question="did groups of hosts have as many cores, and the same speed?",
+        scope="study",
+        look=_groups,
+    ),
+    Check(
         name="clocks monotonic",
         question="did every clock go forward?",
         scope="study",
@@ -186,7 +221,7 @@ CHECKS: tuple[Check, ...] = (
         name="collectives as expected",
         question="did ranks communicate as often as their strategy must?",
         scope="study",
-        look=_of_run(checks_of_ranks.collectives),
+        look=_of_whole_trials(checks_of_ranks.collectives),
     ),
     Check(
         name=ENOUGH_SEEDS,

@@ -45,7 +45,8 @@ class Score:
 class TrialRow:
     """One seed of a cell; the five ``..._to_target`` are None where the target was not reached.
 
-    ``time_per_update_s`` is the mean up to the target, or over the whole trial where it was missed.
+    ``time_per_update_s`` is the mean up to the target, or over the whole trial where it was missed. Of a degraded trial
+    nothing is known but what it spent: it forms no pair, and no mean or median holds its times or scores.
     """
 
     id: str
@@ -84,6 +85,8 @@ class TrialRow:
         to_target, total = MEASURES[measure]
         if self.reached:
             return float(getattr(self, to_target))
+        if self.status == "degraded":
+            return 0.0  # censored at once: what it spent says nothing of its scale
         return horizon if self.status == "diverged" else min(float(getattr(self, total)), horizon)
 
 
@@ -168,8 +171,9 @@ def cells_of(results: Iterable[TrialResult], study: Study | None) -> list[Cell]:
 
 def _horizons(rows: Sequence[TrialRow], max_train_time_s: float | str) -> dict[str, float]:
     """For each measure the one horizon of a workload: the most that any trial spent, and no less than the budget."""
+    whole = [row for row in rows if row.status != "degraded"]
     longest = {
-        measure: float(max(getattr(row, field) or 0.0 for row in rows for field in fields))
+        measure: float(max((getattr(row, field) or 0.0 for row in whole for field in fields), default=0.0))
         for measure, fields in MEASURES.items()
     }
     if not isinstance(max_train_time_s, str):
@@ -178,9 +182,9 @@ def _horizons(rows: Sequence[TrialRow], max_train_time_s: float | str) -> dict[s
 
 
 def reached_at(result: TrialResult) -> Evaluation | None:
-    """The first evaluation at or beyond the target; None for a trial that diverged, whatever it had reached."""
-    if result.status == "diverged":
-        return None  # its parameters are lost: as censored, like a seed that never came there
+    """The first evaluation at or beyond the target; None for a trial that diverged or is degraded."""
+    if result.status in ("diverged", "degraded"):
+        return None  # parameters that are lost, or times that are of no scale: like a seed that never came there
     target = result.trial.target
     values = result.evaluations.column("validation", target.metric)
     beyond = values >= target.value if target.mode == "max" else values <= target.value
@@ -221,7 +225,8 @@ def _cell(
     num_planned: int,
 ) -> Cell:
     trial = results[0].trial
-    lasts = [last for result in results if (last := _last(result))]
+    whole = [result for result in results if result.status != "degraded"]
+    lasts = [last for result in whole if (last := _last(result))]
     final = _scores(row.validation for row in rows)
     main = final.get(trial.target_metric)
     num_reached = sum(row.reached for row in rows)
@@ -254,11 +259,11 @@ def _cell(
         final_validation=final,
         test=_scores(row.test for row in rows),
         examples_per_s=_median(row.examples_per_s for row in rows),
-        update_time_s=_median(_median_update(result) for result in results),
+        update_time_s=_median(median_update_time_s(result) for result in whole),
         mean_update_time_s=_ratio(sum(x.train_time_s for x in lasts), sum(x.num_updates for x in lasts)),
         time_split=_time_split(lasts),
         bytes_per_update=_median(last.bytes_sent / last.num_updates for last in lasts),
-        peak_memory_bytes=max(_peaks(results), default=None),
+        peak_memory_bytes=max(_peaks(whole), default=None),
         trials=rows,
     )
 
@@ -267,7 +272,8 @@ def row_of(result: TrialResult) -> TrialRow:
     """What one trial measured."""
     hit, last, end = reached_at(result), _last(result), result.end
     total = end or last
-    timed = hit or last
+    whole = result.status != "degraded"
+    timed = (hit or last) if whole else None
     return TrialRow(
         id=result.trial.id,
         folder=result.folder.name,
@@ -286,9 +292,9 @@ def row_of(result: TrialResult) -> TrialRow:
         num_gradient_evaluations=total.num_gradient_evaluations if total else 0,
         bytes_sent=total.bytes_sent if total else 0,
         time_per_update_s=_ratio(timed.train_time_s, timed.num_updates) if timed else None,
-        examples_per_s=_ratio(last.num_samples, last.train_time_s) if last else None,
-        validation=dict(result.evaluations[-1].validation) if result.evaluations else {},
-        test=dict(end.test) if end else {},
+        examples_per_s=_ratio(last.num_samples, last.train_time_s) if last and whole else None,
+        validation=dict(result.evaluations[-1].validation) if result.evaluations and whole else {},
+        test=dict(end.test) if end and whole else {},
     )
 
 
@@ -312,7 +318,7 @@ def _last(result: TrialResult) -> Evaluation | None:
     return result.evaluations[int(trained[-1])] if len(trained) else None
 
 
-def _median_update(result: TrialResult) -> float | None:
+def median_update_time_s(result: TrialResult) -> float | None:
     """The median over evaluations of the median time per update since the evaluation before."""
     return _median(result.evaluations.column("update_time_s", "p50").tolist())
 

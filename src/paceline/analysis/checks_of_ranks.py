@@ -147,6 +147,21 @@ def finite(run: Run) -> Outcome:
     return passed("every recorded loss is finite")
 
 
+def size_kept(run: Run) -> Outcome:
+    """Every trial ran on as many ranks as it was to; one that did not, at any time, is degraded and not compared."""
+    started = [result for result in run.results if result.starts]
+    degraded = [result for result in started if result.status == "degraded"]
+    if degraded:
+        first, more = degraded[0], f" (and {len(degraded) - 1} more)" if len(degraded) > 1 else ""
+        return failed(
+            f"{first.folder.name}{more} is not compared: {first.cause.partition(';')[0]}. Remove the folders of such "
+            "trials and run the study again to have their seeds back"
+        )
+    if not started:
+        return skipped("no rank has started yet")
+    return passed(f"each of {len(started):,} trials ran on as many ranks as it was to, from start to end")
+
+
 def collectives(run: Run) -> Outcome:
     """Every rank made the same collectives, and as many for each gradient evaluation as its strategy needs."""
     each: dict[tuple[str, str, int], tuple[float, str]] = {}

@@ -7,13 +7,16 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from paceline.analysis.alike import machine_differences, rule_differences
+from paceline.analysis.groups import Calibration
 from paceline.analysis.load import Run, TrialResult
 from paceline.analysis.noise import AaPair
 from paceline.analysis.outcome import Outcome, failed, passed, skipped
 from paceline.analysis.seeds import Seeds
 from paceline.analysis.tuning import Tuning
+from paceline.records import Start
 
 LOUDEST = 1.25  # noise floor from which on the machine is called too loud to compare anything on
+WIDEST_GAP = 1.10  # between groups of hosts, in time per update: hosts of one kind differ by a few per cent
 CHANCE_LEVEL = 0.001  # of all cells together: a cell is at chance unless a test says otherwise at this level
 
 
@@ -117,6 +120,62 @@ def same_machine(run: Run) -> Outcome:
         return skipped("no rank has started yet")
     threads = f"{start.num_threads} thread{'s' * (start.num_threads != 1)} a rank"
     return passed(f"{threads}, torch {start.torch_version}, {start.processor}, {start.dtype} everywhere")
+
+
+def one_group_a_seed(run: Run) -> Outcome:
+    """All trials of a seed ran on one group of hosts, from start to end."""
+    seeds: dict[int, tuple[str, str]] = {}
+    for result in run.results:
+        name = result.folder.name
+        if len(result.groups) > 1:
+            return failed(
+                f"{name} began on the group of {result.groups[0]} and went on on that of {result.groups[-1]}: its "
+                "times are of two machines. Remove its folder and run the study again, on the first"
+            )
+        for group in result.groups:
+            first, other = seeds.setdefault(result.trial.seed, (group, name))
+            if first != group:
+                return failed(
+                    f"{name} ran on the group of {group}, {other} on that of {first}: trials of seed "
+                    f"{result.trial.seed} do not pair. Remove the folders of that seed's trials and run the study again"
+                )
+    if len({group for group, _ in seeds.values()}) < 2:
+        return skipped("one group of hosts ran all trials")
+    return passed(f"each of {len(seeds)} seeds had one group of hosts for all its trials")
+
+
+def groups_alike(run: Run, groups: Calibration | None) -> Outcome:
+    """Groups of hosts have as many cores and took as long for an update; the rest is asked of all ranks alike."""
+    if groups is None:
+        return skipped("one group of hosts ran all trials")
+    if unlike := _unlike_cores(run.results):
+        return failed(f"{unlike}. Give unlike hosts a study of their own")
+    gap = groups.gap
+    if gap is None:
+        return skipped("no cell has run on all groups yet")
+    slow, fast = (choose(groups.groups, key=lambda one: one.speed.value if one.speed else 1.0) for choose in (min, max))
+    told = (
+        f"for an update the group of {slow.name} took {_percent(gap.value)} longer than that of {fast.name}, in the "
+        f"mean over {groups.num_cells} cell{'s' * (groups.num_cells != 1)}"
+    )
+    if gap.low is None or gap.high is None:
+        return skipped(f"{told}; whether that is noise takes a second seed on one of the groups")
+    told += f" (95 %: {gap.low:.3g} to {gap.high:.3g} times as long)"
+    if gap.value > WIDEST_GAP and gap.low > 1:
+        return failed(f"{told}: seeds carry differences between machines. Give unlike hosts a study of their own")
+    return passed(f"{told}, and the same ranks had as many cores")
+
+
+def _unlike_cores(results: Sequence[TrialResult]) -> str:
+    """Where the same rank of a scale may use other numbers of cores in different groups."""
+    seen: dict[tuple[str, int], tuple[int, Start]] = {}
+    for result in results:
+        for start in result.starts:
+            cores = len(start.affinity) or start.num_cores
+            first, other = seen.setdefault((str(result.trial.scale), start.rank), (cores, start))
+            if first != cores:
+                return f"rank {start.rank} may use {cores} cores on {start.host}, and {first} on {other.host}"
+    return ""
 
 
 def machine_quiet(run: Run, noise: Sequence[AaPair]) -> Outcome:

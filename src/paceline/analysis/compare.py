@@ -8,6 +8,7 @@ from paceline.analysis.alike import refuse_unlike
 from paceline.analysis.audit import AuditFinding, Subject, audit, spoiling
 from paceline.analysis.cells import Cell, cells_of
 from paceline.analysis.contrasts import Contrast, contrasts_of
+from paceline.analysis.groups import Calibration, calibrate
 from paceline.analysis.load import Run
 from paceline.analysis.noise import AaPair, aa_pairs
 from paceline.analysis.notes import notes
@@ -21,7 +22,7 @@ from paceline.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All cells of a run beside each other; ``verdicts`` has one for each workload."""
+    """All cells of a run beside each other; ``verdicts`` has one for each workload, ``groups`` is None for one only."""
 
     study: str
     question: str
@@ -35,6 +36,7 @@ class Comparison:
     audit: tuple[AuditFinding, ...]
     contrasts: tuple[Contrast, ...]
     tuning: Tuning | None
+    groups: Calibration | None
     verdicts: tuple[Verdict, ...]
     num_planned: int
     notes: tuple[str, ...]
@@ -63,8 +65,8 @@ def compare(run: Run) -> Comparison:
     cells = cells_of(run.results, run.study)
     pairs, noise = declared_pairs(run, cells), aa_pairs(run.results)
     seeds = seeds_of(cells, pairs)
-    tuning = tuning_beside(run)
-    findings = audit(Subject(run=run, seeds=seeds, noise=noise, tuning=tuning))
+    tuning, groups = tuning_beside(run), calibrate(run.results)
+    findings = audit(Subject(run=run, seeds=seeds, noise=noise, tuning=tuning, groups=groups))
     withheld = spoiling(findings)
     contrasts = contrasts_of(pairs, cells, noise, audit_failed=bool(withheld))
     workloads = {cell.workload: cell.target for cell in cells}
@@ -82,6 +84,7 @@ def compare(run: Run) -> Comparison:
         audit=tuple(findings),
         contrasts=tuple(contrasts),
         tuning=tuning,
+        groups=groups,
         verdicts=tuple(
             verdict_on(
                 workload,

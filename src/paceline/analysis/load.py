@@ -19,6 +19,7 @@ from paceline.records import (
     Epoch,
     Evaluation,
     Exit,
+    Network,
     Start,
     Status,
     each_record,
@@ -30,8 +31,8 @@ from paceline.records import (
 from paceline.study import Study
 from paceline.trial import Trial
 
-State = Status | Literal["running", "waiting"]
-STATES: tuple[State, ...] = ("completed", "diverged", "failed", "stopped", "running", "waiting")
+State = Status | Literal["degraded", "running", "waiting"]
+STATES: tuple[State, ...] = ("completed", "diverged", "failed", "degraded", "stopped", "running", "waiting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,8 @@ class RankRecords:
 class TrialResult:
     """One trial: what it was to do, how far it came, and every record of it.
 
-    ``evaluations`` are rank 0's, in order; ``ranks`` holds the ranks whose files exist.
+    ``evaluations`` are rank 0's, in order; ``ranks`` holds the ranks whose files exist. A trial is degraded if it ran
+    on another number of ranks than it was to, at any time: it may go on, but is compared with none.
     """
 
     trial: Trial
@@ -70,8 +72,13 @@ class TrialResult:
 
     @property
     def is_over(self) -> bool:
-        """Whether the trial will not go on: completed, diverged or failed."""
-        return self.status in ("completed", "diverged", "failed")
+        """Whether no more is to be had of the trial: it completed, diverged, failed or is degraded."""
+        return self.status in ("completed", "diverged", "failed", "degraded")
+
+    @property
+    def groups(self) -> list[str]:
+        """The groups of hosts it ran on, by the host of rank 0: several if it was resumed on another."""
+        return list(dict.fromkeys(start.host for rank in self.ranks if rank.rank == 0 for start in rank.starts))
 
     @property
     def missing_ranks(self) -> list[int]:
@@ -89,12 +96,16 @@ class TrialResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run folder: its study (None where the folder holds bare trials), its environment, its trials."""
+    """A run folder: its study (None where the folder holds bare trials), its environment, its trials.
+
+    ``networks`` are those measured between hosts, in the order of their groups' names.
+    """
 
     folder: Path
     study: Study | None
     environment: dict[str, Any]
     results: tuple[TrialResult, ...]
+    networks: tuple[Network, ...] = ()
 
     @property
     def name(self) -> str:
@@ -125,7 +136,15 @@ def load(run_dir: Path) -> Run:
         raise DataError(f"{environment_path} holds no JSON object; remove it, or restore it from a backup")
     with _without_collector():
         results = tuple(_read_result(folder, study) for folder in folders)
-    return Run(folder=run_dir, study=study, environment=environment, results=results)
+    networks = tuple(_read_network(path) for path in sorted(run_dir.glob("network*.json")))
+    return Run(folder=run_dir, study=study, environment=environment, results=results, networks=networks)
+
+
+def _read_network(path: Path) -> Network:
+    try:
+        return Network.model_validate(read_json(path))
+    except ValidationError as error:
+        raise DataError(f"{path} says nothing of a network: {_first(error)}; remove it") from error
 
 
 @contextmanager
@@ -178,11 +197,14 @@ def _read_result(folder: Path, study: Study | None) -> TrialResult:
     ranks = tuple(own for own, _ in read.values())
     exit_ = exit_of(folder)
     status: State = exit_.status if exit_ else "running" if any(rank.starts for rank in ranks) else "waiting"
+    cause = _cause(exit_, ranks) if exit_ else ""
+    if changed := _change_of_size(trial, ranks):
+        status, cause = "degraded", f"{changed}{'; ' * bool(cause)}{cause}"
     return TrialResult(
         trial=trial,
         folder=folder,
         status=status,
-        cause=_cause(exit_, ranks) if exit_ else "",
+        cause=cause,
         evaluations=read[0][1] if 0 in read else Columns(Evaluation),
         ranks=ranks,
     )
@@ -222,6 +244,16 @@ def _cause(exit_: Exit, ranks: Sequence[RankRecords]) -> str:
     if exit_.cause or exit_.status == "completed":
         return exit_.cause
     return next((rank.end.reason for rank in ranks if rank.end), "")
+
+
+def _change_of_size(trial: Trial, ranks: Sequence[RankRecords]) -> str:
+    """Says on how many ranks a trial ran, if ever on others than it was to; else empty."""
+    starts = sorted((start for rank in ranks for start in rank.starts), key=lambda start: start.time)
+    sizes = dict.fromkeys(start.world_size for start in starts)
+    if set(sizes) <= {trial.num_ranks}:
+        return ""
+    then = ", then on ".join(map(str, sizes))
+    return f"it ran on {then}, and was to run on {trial.num_ranks} rank{'s' * (trial.num_ranks != 1)}"
 
 
 def _first(error: ValidationError) -> str:

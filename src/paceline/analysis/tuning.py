@@ -19,6 +19,8 @@ from paceline.analysis.load import Run, TrialResult, load
 from paceline.records import trial_dirs
 from paceline.trial import Place
 
+LOST = ("failed", "degraded")  # a trial's time says nothing, whatever it had reached
+
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
@@ -180,7 +182,7 @@ def _configuration(label: str, results: Sequence[TrialResult], horizon_s: float)
         num_seeds=len(results),
         num_over=sum(result.is_over for result in results),
         num_reached=sum(arrival is not None for arrival in arrivals),
-        num_failed=sum(result.status == "failed" for result in results),
+        num_failed=sum(result.status in LOST for result in results),
         score_s=score_s,
         best_value=fmean(finite) if over and len(finite) == len(best) else None,
         train_time_s=math.fsum(_train_time_s(result) for result in results),
@@ -194,7 +196,7 @@ def _values(result: TrialResult) -> Iterable[tuple[float, float]]:
 
 
 def _arrival_s(result: TrialResult) -> float | None:
-    if result.status == "failed":
+    if result.status in LOST:
         return None
     return next((time_s for time_s, value in _values(result) if result.trial.target.reached(value)), None)
 

@@ -16,6 +16,8 @@ NUM_LINES_BEFORE = 20
 def attach(run: Path, *, json: Annotated[bool, Parameter(negative=())] = False) -> int:
     """Follow a detached run until its end, with the exit code that it ends with. Ctrl-C ends only the following.
 
+    Where its controlling process was killed, another one is started in the background, which takes up what goes on.
+
     Parameters
     ----------
     run:
@@ -32,7 +34,7 @@ def attach(run: Path, *, json: Annotated[bool, Parameter(negative=())] = False) 
         say(f"the run goes on; `paceline attach {run}` follows it again, `paceline stop {run}` ends it")
         return 130
     if ended.exit_code is None:
-        say("the run was killed; `paceline run` goes on where it stopped")
+        say("the run was killed; `paceline attach` takes it up again")
         return 1
     if json and ended.exit_code in (0, 1) and ended.status == "ended":
         report(run, json=True, html=False)
@@ -48,6 +50,7 @@ def _follow(run: Path) -> Detached:
     import time
 
     from paceline.cli.logs import POLL_S, GrowingText, refuse_stranger
+    from paceline.cli.output import say
     from paceline.errors import UsageError
     from paceline.plan import control
 
@@ -56,6 +59,9 @@ def _follow(run: Path) -> Detached:
     if last is None or (runner is not None and not runner.detached):
         who = f"it is {runner.in_words()}" if runner else "nobody runs it"
         raise UsageError(f"{run} is no detached run: {who}. `paceline run STUDY --detach` starts one")
+    if control.go_on(run):
+        say("its controlling process was killed; another one takes the run up, in the background")
+        last = control.last_detached(run)
     said = GrowingText(control.log_of(run))
     lines = said.new_text().splitlines(keepends=True)
     if len(lines) > NUM_LINES_BEFORE:

@@ -6,12 +6,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-# What paceline writes into a run folder beside the folders of trials.
+# What paceline writes into a run folder beside the folders of trials; ``*`` is the name of a group of hosts.
 OWN = (
     *(
         "study.json",
@@ -19,8 +20,12 @@ OWN = (
         "checks.json",
         "cluster.json",
         "doctor.json",
+        "network.json",
+        "network-*.json",
         "job.json",
+        "job-*.json",
         "running",
+        "running-*",
         "exit.json",
         "control",
         "logs",
@@ -99,7 +104,7 @@ def contents(run: Path) -> tuple[list[Path], list[Path]]:
     trials = [path for path in paths if _is_trial(path)]
     if not trials and not _is_study(run / "study.json"):
         raise UsageError(f"{run} is no run of paceline: it has neither its study.json nor a trial; nothing was removed")
-    own = [path for path in paths if path in trials or path.name in OWN]
+    own = [path for path in paths if path in trials or any(fnmatchcase(path.name, name) for name in OWN)]
     return own, [path for path in paths if path not in own]
 
 

@@ -28,7 +28,8 @@ def logs(
     run:
         The folder of a run, such as runs/demo.
     rank:
-        Only what this rank of a host said.
+        Only what this rank said: counted over all hosts of the job as its trials count them, host by host; of each
+        group, where the run has several groups of hosts.
     trial:
         What the ranks recorded of this trial, and why it failed if it did; a part of its name is enough.
     follow:
@@ -60,21 +61,49 @@ class GrowingText:
 
 
 class _LogText:
-    """All logs of a run, or those of one rank of each host, each part under the name of its file."""
+    """All logs of a run, or those of one rank of each job, each part under the name of its file.
+
+    Raises: UsageError if no host has such a rank.
+    """
 
     def __init__(self, folder: Path, rank: int | None) -> None:
-        self._folder, self._pattern = folder, "*.log" if rank is None else f"attempt_*/{rank}/*.log"
+        self._folder, self._rank = folder, rank
         self._followers: dict[Path, GrowingText] = {}
         self._last: Path | None = None
+        if rank is not None:
+            _refuse_unknown(rank, {known for _, ranks in self._hosts() for known in ranks})
 
     def new_text(self) -> str:
         """What was added since the last call, the file that was written last coming last."""
         parts = []
-        for path in sorted(self._folder.rglob(self._pattern), key=lambda path: path.stat().st_mtime):
+        for path in sorted(self._paths(), key=lambda path: path.stat().st_mtime):
             if text := self._followers.setdefault(path, GrowingText(path)).new_text():
                 parts.append(text if path == self._last else f"==> {path.relative_to(self._folder)} <==\n{text}")
                 self._last = path
         return "".join(parts)
+
+    def _paths(self) -> Iterator[Path]:
+        if self._rank is None:
+            yield from self._folder.rglob("*.log")
+            return
+        for folder, ranks in self._hosts():
+            if self._rank in ranks:
+                yield from folder.glob(f"*/attempt_*/{ranks.index(self._rank)}/*.log")
+
+    def _hosts(self) -> Iterator[tuple[Path, list[int]]]:
+        """The folder of each host's logs, and the ranks that it has had last."""
+        from paceline.job import RANKS_FILE
+        from paceline.records import read_json
+
+        return ((path.parent, read_json(path)) for path in self._folder.rglob(RANKS_FILE))
+
+
+def _refuse_unknown(rank: int, ranks: set[int]) -> None:
+    from paceline.errors import UsageError
+
+    if rank < 0 or (ranks and rank not in ranks):
+        allowed = f"its ranks are 0 to {max(ranks)}" if ranks else "ranks count from 0"
+        raise UsageError(f"the run has no rank {rank}; {allowed}")
 
 
 class _TrialText:

@@ -51,7 +51,11 @@ class PlainWatcher:
         self._ended, self._total = num_done, len(trials)
         say(introduction(run_dir, trials, num_done))
         for remark in remarks:
-            say(f"note: {remark}")
+            self.remarked(remark)
+
+    def remarked(self, remark: str) -> None:
+        """See plan.jobs.Watcher."""
+        say(f"note: {remark}")
 
     def recorded(self, trial: Trial, record: AnyRecord) -> None:
         """See plan.jobs.Watcher."""
@@ -68,12 +72,13 @@ class PlainWatcher:
 
 
 class BarWatcher:
-    """A bar for the study with the time left, one for the running trial; failures stay above them."""
+    """A bar for the study with the time left, one for each running trial; failures stay above them."""
 
     def __init__(self) -> None:
         self._progress: Progress | None = None
         self._study: TaskID | None = None
-        self._trial: TaskID | None = None
+        self._starting: TaskID | None = None  # until the first trial is heard of
+        self._trials: dict[str, TaskID] = {}  # those that run, by their ids
 
     def planned(self, run_dir: Path, trials: list[Trial], num_done: int, remarks: list[str]) -> None:
         """See plan.jobs.Watcher."""
@@ -93,26 +98,39 @@ class BarWatcher:
             speed_estimate_period=3600,
         )
         self._study = self._progress.add_task("trials", total=len(trials), completed=num_done)
-        self._trial = self._progress.add_task("starting the ranks", total=None)
+        self._starting, self._trials = self._progress.add_task("starting the ranks", total=None), {}
         self._progress.start()
+
+    def remarked(self, remark: str) -> None:
+        """See plan.jobs.Watcher."""
+        assert self._progress is not None
+        self._progress.console.print(f"note: {remark}", markup=False)
 
     def recorded(self, trial: Trial, record: AnyRecord) -> None:
         """See plan.jobs.Watcher."""
         assert self._progress is not None
-        assert self._trial is not None
+        if trial.id not in self._trials:
+            self._end_start()
+            self._trials[trial.id] = self._progress.add_task(describe(trial), total=trial.max_epochs)
         if isinstance(record, Evaluation):
             text = f"{describe(trial)}: {trial.target_metric} {record.validation[trial.target_metric]:.4f}"
-            self._progress.update(self._trial, description=text, completed=record.epoch, total=trial.max_epochs)
-        else:
-            self._progress.update(self._trial, description=describe(trial), total=trial.max_epochs)
+            self._progress.update(self._trials[trial.id], description=text, completed=record.epoch)
 
     def ended(self, trial: Trial, how: Exit) -> None:
         """See plan.jobs.Watcher."""
         assert self._progress is not None
         assert self._study is not None
         self._progress.advance(self._study)
+        self._end_start()
+        if trial.id in self._trials:
+            self._progress.remove_task(self._trials.pop(trial.id))
         if how.status != "completed":
             self._progress.console.print(f"{describe(trial)}: {how.status}, {how.cause}", markup=False)
+
+    def _end_start(self) -> None:
+        if self._progress is not None and self._starting is not None:
+            self._progress.remove_task(self._starting)
+            self._starting = None
 
     def close(self) -> None:
         """Leave the terminal as it was."""

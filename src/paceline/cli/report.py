@@ -78,6 +78,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "comparisons": [asdict(one) for one in comparison.contrasts],
         "noise": [asdict(one) for one in comparison.noise],
         "speedups": [asdict(one) for one in comparison.speedups],
+        "groups": asdict(comparison.groups) if comparison.groups else None,
         "notes": list(comparison.notes),
         "batch_rule": comparison.batch_rule,
         "lr_rule": comparison.lr_rule,
@@ -108,7 +109,8 @@ def _print_tables(comparison: Comparison) -> None:
         for sentence in answer.sentences:
             say(sentence, first="- ")
         page.print()
-    for sentence in (answers.sureness(comparison), words.rules(comparison), *comparison.notes):
+    groups = [words.groups(comparison.groups)] if comparison.groups else []
+    for sentence in (answers.sureness(comparison), words.rules(comparison), *groups, *comparison.notes):
         say(sentence)
     for finding in comparison.audit:
         if finding.status == "fail":

@@ -23,6 +23,7 @@ def run(
     detach: Annotated[bool, Parameter(negative=())] = False,
     set: Annotated[list[str] | None, Parameter(help="override a setting: KEY=VALUE, may be repeated")] = None,
     json: Annotated[bool, Parameter(negative=())] = False,
+    in_background: Annotated[bool, Parameter(negative=(), show=False)] = False,
 ) -> int:
     """Run a study, or go on with it where it stopped; then print the comparison and write the report.
 
@@ -40,10 +41,12 @@ def run(
     dry_run:
         Run no trial; say how many there are, how long they take (from a few updates of each), and what they could find.
     detach:
-        Return at once and run in the background, whatever becomes of this shell. `paceline status`, `logs`, `attach`
-        and `stop` tell of it from any other.
+        Return at once and run in the background, whatever becomes of this shell, of the connections to hosts, or of
+        the process in the background. `paceline status`, `logs`, `attach` and `stop` tell of it from any other shell.
     json:
         Print the comparison as one JSON object, as `paceline report --json` does; with --detach, who runs the study.
+    in_background:
+        This is the process in the background of a run that is detached: what it starts outlives it.
     """
     from paceline.cli.dry_run import show_plan
     from paceline.cli.output import say
@@ -70,7 +73,15 @@ def run(
         show_plan(settings, data_dir=data_dir, cluster=place, json=json)
         return 0
     with closing(make_watcher()) as watcher:
-        result = run_study(settings, runs_dir=runs, data_dir=data_dir, watcher=watcher, check=check, cluster=place)
+        result = run_study(
+            settings,
+            runs_dir=runs,
+            data_dir=data_dir,
+            watcher=watcher,
+            check=check,
+            cluster=place,
+            detached=in_background,
+        )
     if result.count("failed"):
         say(f"{result.count('failed')} of {len(result.trials)} trials failed; run the same command to try them again")
     report(result.run_dir, json=json)
@@ -85,7 +96,7 @@ def _detach(setting: Setting, words: list[str], *, runs: Path, json: bool) -> No
     from paceline.plan import control
     from paceline.records import SCHEMA_VERSION
 
-    command = [sys.executable, "-m", "paceline.cli", "run", *words]
+    command = [sys.executable, "-m", "paceline.cli", "run", "--in-background", *words]
     run_dir = control.begin(setting, runs_dir=runs, command=command)
     runner = control.who_runs(run_dir)
     if json:

@@ -27,11 +27,15 @@ def status(run: Path, *, json: Annotated[bool, Parameter(negative=())] = False) 
 
     runner = control.who_runs(run)
     found = as_json(_load(run, just_begun=runner is not None))
+    alone = _goes_on_alone(run)
     if json:
-        print_json({**found, "runner": runner and runner.as_json()})
+        print_json({**found, "runner": runner and runner.as_json(), "goes_on_alone": alone})
         return
     print_text(f"{found['study']}: {found['num_over']} of {found['num_planned']} trials over")
-    print_text(runner.in_words() if runner else _nobody(run))
+    if alone:
+        print_text(f"goes on without its controlling process, which was killed; `paceline attach {run}` takes it up")
+    else:
+        print_text(runner.in_words() if runner else _nobody(run))
     for state, number in found["states"].items():
         if number:
             print_text(f"{number:>6} {state}")
@@ -51,6 +55,19 @@ def _load(run: Path, *, just_begun: bool) -> Run:
         study = Study.model_validate(read_json(run / "study.json"))
         return Run(folder=run, study=study, environment={}, results=())
     return load(run)
+
+
+def _goes_on_alone(run: Path) -> bool | None:
+    """Whether ranks go on that nobody watches; None, and a word why, where that cannot be found out."""
+    from paceline.cli.output import say
+    from paceline.launch.remote import HostError
+    from paceline.plan.control import goes_on_alone
+
+    try:
+        return goes_on_alone(run)
+    except HostError as error:
+        say(f"its controlling process was killed, and whether its ranks go on cannot be found out: {error}")
+        return None
 
 
 def _nobody(run: Path) -> str:
@@ -74,7 +91,7 @@ def as_json(run: Run) -> dict[str, Any]:
     for result in run.results:
         states[result.status] += 1
     states["waiting"] += run.num_planned - len(run.results)
-    failed = [result for result in run.results if result.status in ("failed", "diverged", "stopped")]
+    failed = [result for result in run.results if result.status in ("failed", "diverged", "degraded", "stopped")]
     return {
         "schema_version": SCHEMA_VERSION,
         "study": run.name,

@@ -24,17 +24,27 @@ class Launcher(Protocol):
     def start(self, job: Job, *, detached: bool = False) -> None:
         """Start the job's agents, and see to it that they end with this process unless ``detached``."""
 
-    def adopt(self, job: Job) -> bool:
-        """Take charge of a detached job that a process which is gone has started; False if it does not run any more.
+    def runs(self, job: Job) -> bool:
+        """Whether a job runs that another process has started, all of it; changes nothing.
 
-        What it has written until then is collected either way.
+        Raises: UnreachableError if nobody can tell.
+        """
+
+    def adopt(self, job: Job) -> bool:
+        """Take charge of a job that a process which is gone has started; False if it does not run any more.
+
+        What it has written until then is collected either way, and what still runs of it is ended where not all does.
+        Raises: UnreachableError if nobody can tell.
         """
 
     def poll(self) -> int | None:
         """The job's exit code, None while it runs."""
 
     def stop(self) -> None:
-        """End the job and all its ranks."""
+        """End the job and all its ranks.
+
+        Raises: PacelineError if some of them may go on; it can be called again.
+        """
 
     def last_words(self, job: Job) -> str:
         """Why the job ended with trials undone, in words."""

@@ -21,11 +21,12 @@ from paceline.cluster import Cluster
 from paceline.data.catalog import dataset_digest, find_first
 from paceline.errors import UsageError
 from paceline.launch import doctor_checks as checks
-from paceline.launch.doctor_checks import AllReduce, HostFacts, Pair, Symptom, Trouble, not_applicable
+from paceline.launch.doctor_checks import HostFacts, Pair, Symptom, Trouble, not_applicable
 from paceline.launch.doctor_probe import Probe, conversations, end, on_all
+from paceline.launch.doctor_slurm import examine_slurm
 from paceline.launch.probe_host import PACKAGES
 from paceline.launch.remote import HostError
-from paceline.records import write_json
+from paceline.records import AllReduce, write_json
 
 NUM_PORTS = 3  # opened on each host: a firewall seldom lets through all of them by chance
 CONNECT_TIMEOUT_S = 2.0
@@ -64,17 +65,33 @@ class DataWanted:
     data_dir: Path | None
 
 
-def examine(cluster: Cluster, *, control_dir: Path, data: DataWanted | None = None, sweep: bool = True) -> Diagnosis:
-    """Examine every host of a cluster, or this machine where ``kind = "local"``.
+def examine(
+    cluster: Cluster,
+    *,
+    control_dir: Path,
+    data: DataWanted | None = None,
+    num_hosts: int | None = None,
+    sweep: bool = True,
+) -> Diagnosis:
+    """Examine every host of a cluster, or this machine where ``kind = "local"``; of Slurm, what it says of its nodes.
+
+    Hosts of different groups need not reach each other.
 
     Args:
         control_dir: as of ``Remote``.
-        sweep: whether to time all-reduces between the hosts, which takes most of the time.
-    Raises: UsageError for Slurm; DataError if the data is not here.
+        num_hosts: how many hosts of each group are of interest, the first ones; all if left out.
+        sweep: whether to time all-reduces between the hosts of the first group, which takes most of the time.
+    Raises: UsageError for kinds other than these three; DataError if the data is not here.
     """
-    if cluster.kind == "slurm":
-        raise UsageError("Slurm gives hosts to a job when it starts; examine them by a file that lists hosts, by ssh")
     began = time.monotonic()
+    if cluster.kind == "slurm":
+        findings = examine_slurm(cluster)
+        return Diagnosis(
+            wall_time_s=time.monotonic() - began, hosts=(), pairs=(), all_reduce=(), findings=tuple(findings)
+        )
+    if cluster.kind not in ("ssh", "local"):
+        raise UsageError(f"only hosts reached by ssh, and this machine, can be examined, not those of {cluster.kind}")
+    cluster = _of_interest(cluster, num_hosts)
     with conversations(cluster, control_dir=control_dir) as (begun, unreached):
         facts, lost = on_all(begun, lambda probe: _facts(probe, cluster.folder))
         probes = {name: begun[name] for name in facts}
@@ -89,11 +106,12 @@ def examine(cluster: Cluster, *, control_dir: Path, data: DataWanted | None = No
             findings.append(checks.interfaces(hosts, no_way))
             pairs = _pairs({name: probes[name] for name in ways}, ways)
             findings += _on_pairs(pairs)
-            reason = _why_no_sweep(hosts, findings) if sweep else "it was not asked for"
+            first = [host for host in hosts if _are_together(probes[host.name], probes[hosts[0].name])]
+            reason = _why_no_sweep(first, findings) if sweep else "it was not asked for"
             if reason:
                 findings.append(not_applicable("all-reduce", reason))
             else:
-                found, measured = _sweep(probes, hosts)
+                found, measured = _sweep(probes, first)
                 findings.append(found)
     return Diagnosis(
         wall_time_s=time.monotonic() - began,
@@ -102,6 +120,16 @@ def examine(cluster: Cluster, *, control_dir: Path, data: DataWanted | None = No
         all_reduce=tuple(measured),
         findings=tuple(findings),
     )
+
+
+def _of_interest(cluster: Cluster, num_hosts: int | None) -> Cluster:
+    """The cluster with the first ``num_hosts`` hosts of each group and no others."""
+    hosts = (
+        host.model_copy(update={"group": name or "auto"})
+        for name, group in cluster.groups().items()
+        for host in group.hosts[:num_hosts]
+    )
+    return cluster.model_copy(update={"hosts": tuple(hosts), "num_groups": 1})
 
 
 def _here() -> dict[str, str]:
@@ -120,12 +148,12 @@ def _reachability(hosts: Sequence[HostFacts], troubles: Mapping[str, str]) -> Sy
 
 
 def _routes(probes: Mapping[str, Probe]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """Address and network card by host: towards the first host, and that one's towards the second."""
+    """Address and network card by host: towards the first host of its group, and that one's towards the second."""
     names = {name: _name_for_others(probe) for name, probe in probes.items()}
-    first, second = [*names, None, None][:2]
 
     def route(probe: Probe) -> dict[str, str]:
-        peer = second if probe.name == first else first
+        others = (other.name for other in probes.values() if other is not probe and _are_together(other, probe))
+        peer = next(others, None)
         answer: dict[str, str] = probe.ask(
             "route",
             peer=None if peer is None else names[peer],
@@ -137,6 +165,11 @@ def _routes(probes: Mapping[str, Probe]) -> tuple[dict[str, dict[str, str]], dic
     return on_all(probes, route)
 
 
+def _are_together(one: Probe, other: Probe) -> bool:
+    """Whether the ranks of two hosts ever meet."""
+    return one.host.group == other.host.group
+
+
 def _name_for_others(probe: Probe) -> str:
     if probe.host.address != "auto":
         return probe.host.address
@@ -144,14 +177,16 @@ def _name_for_others(probe: Probe) -> str:
 
 
 def _pairs(probes: Mapping[str, Probe], ways: Mapping[str, dict[str, str]]) -> list[Pair]:
-    """Have every host connect to every other, all at once."""
+    """Have every host connect to every other of its group, all at once."""
     opened, deaf = on_all(
         probes, lambda probe: probe.ask("listen", address=ways[probe.name]["address"], num_ports=NUM_PORTS)
     )
     targets = {name: {"name": name, "address": ways[name]["address"], **answer} for name, answer in opened.items()}
 
     def reach(probe: Probe) -> list[dict[str, Any]]:
-        others = [target for name, target in targets.items() if name != probe.name]
+        others = [
+            target for name, target in targets.items() if name != probe.name and _are_together(probes[name], probe)
+        ]
         own = ways[probe.name]["address"]
         answers: list[dict[str, Any]] = probe.ask("reach", targets=others, own=own, within_s=CONNECT_TIMEOUT_S)
         return answers
@@ -165,6 +200,7 @@ def _pairs(probes: Mapping[str, Probe], ways: Mapping[str, dict[str, str]]) -> l
             | {"source": source}
         )
         for source, target in itertools.permutations(probes, 2)
+        if _are_together(probes[source], probes[target])
     ]
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from paceline.cluster import Cluster
-from paceline.records import Finding
+from paceline.records import AllReduce, Finding, Network
 
 GIB = 2**30
 FEW_DISK_BYTES, TOO_FEW_DISK_BYTES = 5 * GIB, GIB // 5
@@ -70,21 +70,6 @@ class Pair(BaseModel):
     round_trip_s: float | None = None
 
 
-class AllReduce(BaseModel):
-    """All-reduces of ``bytes``: the median time of one."""
-
-    model_config = ConfigDict(frozen=True)
-
-    bytes: int
-    seconds: float
-    repeats: int
-
-    @property
-    def bandwidth(self) -> float:
-        """Bytes reduced a second."""
-        return self.bytes / self.seconds
-
-
 def conclude(check: str, troubles: Sequence[Trouble], evidence: str) -> Symptom:
     """Pass with ``evidence`` where there is no trouble."""
     if not troubles:
@@ -101,7 +86,7 @@ def not_applicable(check: str, why: str) -> Symptom:
 def on_hosts(hosts: Sequence[HostFacts], cluster: Cluster, here: Mapping[str, str]) -> list[Symptom]:
     """The checks that need each host's own facts; ``here``: versions of python and packages on this machine."""
     return [
-        versions(hosts, here),
+        versions(hosts, here, makes_environment=cluster.wheelhouse is not None),
         disk(hosts, cluster.folder),
         memory(hosts),
         cores(hosts, cluster),
@@ -110,10 +95,11 @@ def on_hosts(hosts: Sequence[HostFacts], cluster: Cluster, here: Mapping[str, st
     ]
 
 
-def versions(hosts: Sequence[HostFacts], here: Mapping[str, str]) -> Symptom:
-    """torch must be there, and the same on all hosts; paceline is sent where it differs."""
+def versions(hosts: Sequence[HostFacts], here: Mapping[str, str], *, makes_environment: bool) -> Symptom:
+    """torch must be there, or a wheelhouse, and the same on all hosts; paceline is sent where it differs."""
+    cure = "a run makes an environment of the wheelhouse" if makes_environment else f"install {here['torch']} there"
     troubles = [
-        Trouble(f"{host.name} has no torch for {host.executable}: install {here['torch']} there")
+        Trouble(f"{host.name} has no torch for {host.executable}: {cure}", serious=not makes_environment)
         for host in hosts
         if not host.packages.get("torch")
     ]
@@ -249,12 +235,7 @@ def round_trips(pairs: Sequence[Pair]) -> Symptom:
 
 def sweep(measured: Sequence[AllReduce], num_hosts: int) -> Symptom:
     """What an all-reduce between the hosts takes."""
-    small, large = measured[0], measured[-1]
-    said = (
-        f"{num_hosts} hosts: {small.seconds * 1e3:.2f} ms for {small.bytes / 1024:g} kB, "
-        f"{large.bandwidth / 1e6:.0f} MB/s for {large.bytes // 2**20} MB"
-    )
-    return conclude("all-reduce", (), said)
+    return conclude("all-reduce", (), Network(num_hosts=num_hosts, backend="gloo", all_reduce=measured).in_words())
 
 
 def data(

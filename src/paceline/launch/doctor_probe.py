@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from paceline.cluster import Cluster, Host
 from paceline.launch import probe_host
 from paceline.launch.remote import HostError, Remote
+from paceline.launch.wheelhouse import interpreter
 
 T = TypeVar("T")
 
@@ -118,13 +119,14 @@ def end(process: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def conversations(cluster: Cluster, *, control_dir: Path) -> Iterator[tuple[dict[str, Probe], dict[str, str]]]:
     """The hosts that answer, by name and in order, and what is wrong with the others."""
-    python = sys.executable if cluster.python == "auto" else cluster.python
     config = None if cluster.ssh_config is None else Path(cluster.ssh_config)
     hosts = {host.name: host for host in cluster.hosts or (Host(name="localhost"),)}
 
     def begin(host: Host) -> Probe:
-        is_here = cluster.kind == "local"
-        return Probe(host, None if is_here else Remote(host, ssh_config=config, control_dir=control_dir), python)
+        if cluster.kind == "local":
+            return Probe(host, None, sys.executable if cluster.python == "auto" else cluster.python)
+        remote = Remote(host, ssh_config=config, control_dir=control_dir)
+        return Probe(host, remote, interpreter(remote, cluster, make=False))
 
     probes, troubles = on_all(hosts, begin)
     try:

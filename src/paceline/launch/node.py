@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,31 +16,35 @@ from typing import Any
 from paceline.cluster import Cluster
 from paceline.data.catalog import DATASETS, locate
 from paceline.errors import UsageError
-from paceline.job import Job, read_trial
-from paceline.launch import code, probe_host
+from paceline.job import Job, checks_path, network_path, read_trial
+from paceline.launch import code, probe_host, supervisor
 from paceline.launch.local import ALLOCATOR, GRACE_S
 from paceline.launch.remote import HostError, Remote, UnreachableError, in_home
+from paceline.launch.tether import Tether, Watch
+from paceline.launch.wheelhouse import interpreter
 from paceline.records import exit_of, rank_file, write_atomically, write_json
 from paceline.study import Scale
 
 ANSWER_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 15.0
 
 
 class Node:
     """One host of a job: its number, the connection to it, and its run folder."""
 
-    def __init__(self, number: int, remote: Remote, cluster: Cluster, python: str) -> None:
+    def __init__(self, number: int, remote: Remote, cluster: Cluster) -> None:
         self.number, self.remote, self.name = number, remote, remote.name
-        self._cluster, self._python = cluster, python
+        self._cluster = cluster
         self._root = in_home(cluster.folder)
         self._code = ""  # where shipped code is; empty where the environment has the same
         self._folder = ""
         self._ran: dict[str, Scale] = {}  # the trials of the job
-        self._agent: subprocess.Popen[bytes] | None = None
-        self._said = Path()
-        self._is_lost = False
+        self._agent: Tether | Watch | None = None
+        self._is_left_out = False  # of what is fetched at the end
         self.num_cores, self.torch, self._has_code = 1, "", False
+
+    @functools.cached_property
+    def _python(self) -> str:
+        return interpreter(self.remote, self._cluster)
 
     def inspect(self) -> None:
         """Look at interpreter, packages and cores.
@@ -74,61 +78,80 @@ class Node:
         """The name or address at which the other hosts find it."""
         return self.remote.hostname() if self.remote.host.address == "auto" else self.remote.host.address
 
-    def prepare(self, job: Job, wheel: Path, place: str) -> None:
-        """Collect what is left of an earlier job, then send code, data, and this host's part of the run folder."""
+    def prepare(self, job: Job, wheel: Path) -> None:
+        """Send code, data, and this host's part of the run folder, in place of what is left of an earlier job."""
+        self._take(job)
         self._ship(wheel)
-        identity = hashlib.sha256(f"{platform.node()} {job.folder}".encode()).hexdigest()[:8]
-        self._folder = f"{self._root}/runs/{job.folder.name}-{identity}/host{self.number}"  # the root may be shared
-        self._ran = {name: read_trial(job.folder / name).scale for name in job.trials}
-        held = self.remote.run(["cat", f"{self._folder}/place"], timeout_s=ANSWER_TIMEOUT_S)
-        if held.returncode == 0:  # what still runs there lost its controlling process, and has not noticed yet
-            self._supervisor("stop")
-        if held.returncode == 0 and held.stdout.decode() == place:
-            self.fetch_checkpoints(job)
-            self.fetch_records(job, with_exits=False)
+        if self._holds():  # what still runs there lost its controlling process, and has not noticed yet
+            self._supervise("stop")
         self.remote.run(["rm", "-rf", "--", self._folder], timeout_s=ANSWER_TIMEOUT_S)
         data_dir = self._bring_data(job)
         with tempfile.TemporaryDirectory(prefix="paceline-") as folder:
             stage = Path(folder)
-            (stage / "place").write_text(place)
+            (stage / "job").write_text(job.id)
             fields = job.model_dump(mode="json", exclude={"run_dir"}) | {"data_dir": data_dir}
             write_json(stage / job.path.name, fields)
             for name in _needed(job):
                 self._stage(job.folder / name, stage / name)
             self.remote.send(sorted(stage.iterdir()), self._folder)
 
-    def start(self, job: Job, options: Sequence[str]) -> None:
-        """Start the supervisor and, under it, the agent."""
+    def start(self, job: Job, options: Sequence[str], *, detached: bool) -> None:
+        """Start the supervisor and, under it, the agent.
+
+        Raises: HostError if it is detached and cannot be started.
+        """
         threads = str(job.threads_per_rank)
         settings = ALLOCATOR | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         if self._code:
             settings["PYTHONPATH"] = self._code
         logs = self._logs(job)
         logs.mkdir(parents=True, exist_ok=True)
-        self._said, self._is_lost = logs / "ssh.log", False
-        with self._said.open("wb") as said:
-            self._agent = self.remote.start(
-                [
-                    *("env", *(f"{name}={value}" for name, value in settings.items())),
-                    *(self._python, "-m", "paceline.launch.supervisor", "start", f"{self._folder}/control"),
-                    *("--grace", str(GRACE_S), "--log", f"{self._remote_logs(job)}/agent.log"),
-                    *("--", self._python, "-m", "paceline.train.agent", f"{self._folder}/{job.path.name}", *options),
-                ],
-                stdout=said.fileno(),
-                stderr=said.fileno(),
-            )
+        silence_s = job.heartbeat_timeout_s
+        command = [
+            *("env", *(f"{name}={value}" for name, value in settings.items())),
+            *(self._python, "-m", "paceline.launch.supervisor", "start", f"{self._folder}/control"),
+            *("--grace", str(GRACE_S), "--log", f"{self._remote_logs(job)}/agent.log"),
+            *(["--detach"] if detached else ["--silence", str(silence_s)]),
+            *("--", self._python, "-m", "paceline.train.agent", f"{self._folder}/{job.path.name}", *options),
+        ]
+        if not detached:
+            self._agent = Tether(self.remote, command, silence_s=silence_s, log=logs / "ssh.log")
+            return
+        self.watch(job)  # from now on, whatever becomes of the answer, there is something to be ended
+        done = self.remote.run(command, timeout_s=ANSWER_TIMEOUT_S)
+        if done.returncode:
+            raise HostError(self.name, f"the agent cannot be started: {done.stderr.decode(errors='replace').strip()}")
+
+    def watch(self, job: Job) -> None:
+        """Take charge of what runs there, detached."""
+        self._take(job)
+        self._agent = Watch(self.remote, self._supervisor("wait"), mark=job.id)
+
+    def state(self, job: Job) -> dict[str, Any] | None:
+        """What the supervisor there says, as ``supervisor.read_state`` does.
+
+        Raises: HostError.
+        """
+        self._take(job)
+        state: dict[str, Any] | None = json.loads(self._supervise("state"))
+        return state
 
     def poll(self) -> int | None:
         """The exit code of the agent, None while it runs."""
         assert self._agent is not None
         return self._agent.poll()
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it cannot be reached just now."""
+        return self._agent is not None and self._agent.is_lost
+
     def why(self, job: Job) -> str:
         """Why the agent ended, in words."""
-        said = self._said.read_text(errors="replace").strip()
-        code = self.poll()
-        if code == 255:
-            return f"{self.name}: the connection was lost, or the host was: {said or 'ssh said nothing'}"
+        assert self._agent is not None
+        said, code = self._agent.why(), self.poll()
+        if self.is_lost:
+            return f"{self.name}: {said}"
         try:
             log = self.remote.run(
                 ["tail", "-n", "15", f"{self._remote_logs(job)}/agent.log"], timeout_s=ANSWER_TIMEOUT_S
@@ -138,36 +161,39 @@ class Node:
             said += f"\n{error}"
         return f"{self.name}: its agent ended with code {code} and said last:\n{said}"
 
-    def stop(self) -> None:
-        """End the agent and its ranks, by the supervisor, which sees its input close."""
-        if self._agent is None:
-            return
-        agent, self._agent = self._agent, None
-        assert agent.stdin is not None
-        agent.stdin.close()
-        try:
-            agent.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            agent.kill()
-            agent.wait()
+    def stop(self) -> str:
+        """Ask the agent and its ranks to end; returns why that cannot be said to be done, empty if it is."""
+        if self._agent is not None and self.poll() is None:
+            try:
+                self._supervise("stop")
+            except HostError as error:
+                if isinstance(self._agent, Watch):
+                    return f"{error}\n{self.name}: what runs there goes on; stop it once the host can be reached"
+        if self._agent is not None:
+            self._agent.let_go()  # by which the supervisor of a foreground run sees its input close
+        self._agent = None
+        return ""
 
     def if_reached(self, fetch: Callable[[Node, Job], None], job: Job) -> None:
-        """Fetch what there is; a host that is lost is left out."""
-        if self._is_lost:
+        """Fetch what there is; a host that is lost, or holds another job's files, is left out."""
+        if self._is_left_out:
             return
         try:
-            fetch(self, job)
+            if self._holds() == job.id:
+                fetch(self, job)
         except HostError as error:
-            self._is_lost = True
+            self._is_left_out = True
             sys.stderr.write(f"not collected: {error}\n")
 
-    def fetch_checks(self, job: Job) -> None:
-        """The findings made before the first trial, once they are there."""
-        path = job.folder / "checks.json"
-        if not path.exists():
-            found = self.remote.run(["cat", f"{self._folder}/checks.json"], timeout_s=ANSWER_TIMEOUT_S)
-            if found.returncode == 0:
-                write_atomically(path, found.stdout)
+    def fetch_findings(self, job: Job) -> None:
+        """What the ranks found before the first trial, once it is there."""
+        wanted = [checks_path(job.folder)] if job.checks is not None else []
+        wanted += [network_path(job.folder, job.group)] if job.num_hosts > 1 else []
+        for path in wanted:
+            if not path.exists():
+                found = self.remote.run(["cat", f"{self._folder}/{path.name}"], timeout_s=ANSWER_TIMEOUT_S)
+                if found.returncode == 0:
+                    write_atomically(path, found.stdout)
 
     def fetch_checkpoint(self, job: Job, trial: str) -> bool:
         """The newest checkpoints of a trial; whether there is a new one.
@@ -179,13 +205,13 @@ class Node:
         self.remote.fetch(f"{self._folder}/{trial}", into.parent, patterns=["/checkpoints/update-*"])
         return sorted(into.glob("*.pt")) != before
 
-    def fetch_trial(self, job: Job, trial: str, *, with_exit: bool = True) -> bool:
+    def fetch_trial(self, job: Job, trial: str) -> bool:
         """The records that this host's ranks wrote of a trial; whether it is over."""
         ranks = self._trial_ranks(trial)
         if not ranks:
             return False
         patterns = [f"/{rank_file(Path(), rank).name}" for rank in ranks]
-        patterns += ["/exit.json"] if with_exit and not self.number else []
+        patterns += [] if self.number else ["/exit.json"]
         self.remote.fetch(f"{self._folder}/{trial}", job.folder / trial, patterns=patterns)
         return exit_of(job.folder / trial) is not None
 
@@ -194,16 +220,29 @@ class Node:
         for name in () if self.number else job.open_trials():
             self.fetch_checkpoint(job, name)
 
-    def fetch_records(self, job: Job, *, with_exits: bool = True) -> None:
+    def fetch_records(self, job: Job) -> None:
         """Those of all trials of the job."""
-        if self.number == 0 and job.checks is not None and with_exits:
-            self.fetch_checks(job)
+        if self.number == 0:
+            self.fetch_findings(job)
         for name in self._ran:
-            self.fetch_trial(job, name, with_exit=with_exits)
+            self.fetch_trial(job, name)
 
     def fetch_logs(self, job: Job) -> None:
         """What agent and ranks wrote, into a folder of this host's name."""
         self.remote.fetch(self._remote_logs(job), self._logs(job))
+
+    def _take(self, job: Job) -> None:
+        """Know where the job's files are, and which trials it has."""
+        identity = hashlib.sha256(f"{platform.node()} {job.folder}".encode()).hexdigest()[:8]
+        own = "-".join(filter(None, (job.group, f"host{self.number}")))  # the root may be shared
+        self._folder = f"{self._root}/runs/{job.folder.name}-{identity}/{own}"
+        self._ran = {name: read_trial(job.folder / name).scale for name in job.trials}
+        self._is_left_out = False
+
+    def _holds(self) -> str:
+        """What the files held there are of; empty if there are none."""
+        held = self.remote.run(["cat", f"{self._folder}/job"], timeout_s=ANSWER_TIMEOUT_S)
+        return "" if held.returncode else held.stdout.decode(errors="replace")
 
     def _remote_logs(self, job: Job) -> str:
         return f"{self._folder}/{job.logs.relative_to(job.folder)}"
@@ -269,11 +308,19 @@ class Node:
         except HostError:
             return ""
 
-    def _supervisor(self, request: str) -> None:
-        asked = [*self._with_code(), "-m", "paceline.launch.supervisor", request, f"{self._folder}/control"]
-        done = self.remote.run(asked, timeout_s=ANSWER_TIMEOUT_S)
+    def _supervisor(self, request: str) -> list[str]:
+        """The command that asks what was started there, by whatever version; it needs no code there."""
+        return [self._python, "-c", Path(supervisor.__file__).read_text(), request, f"{self._folder}/control"]
+
+    def _supervise(self, request: str) -> bytes:
+        """What the supervisor answers.
+
+        Raises: HostError.
+        """
+        done = self.remote.run(self._supervisor(request), timeout_s=ANSWER_TIMEOUT_S)
         if done.returncode:
-            raise HostError(self.name, done.stderr.decode(errors="replace").strip())
+            raise HostError(self.name, done.stderr.decode(errors="replace").strip()[-500:])
+        return done.stdout
 
     def _with_code(self) -> list[str]:
         """The interpreter there, which finds the code that was shipped."""

@@ -1,4 +1,4 @@
-"""Ranks on many hosts, by ssh: a supervisor on each keeps an agent, and ends it when this process dies.
+"""Ranks on many hosts, by ssh: a supervisor on each keeps an agent, and ends it when this process dies or says so.
 
 Each host has a run folder of its own. The one here is the truth: what hosts hold of an earlier job is collected first,
 then they are given what they need of it, and what they write is collected while they run.
@@ -11,19 +11,19 @@ import shutil
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from paceline.cluster import Cluster, Host
-from paceline.errors import UsageError
+from paceline.errors import PacelineError, UsageError
 from paceline.job import Job
 from paceline.launch import code
 from paceline.launch.node import Node
-from paceline.launch.remote import Remote, UnreachableError
+from paceline.launch.remote import HostError, Remote, UnreachableError
+from paceline.launch.supervisor import runs
 from paceline.study import Scale
 
 T = TypeVar("T")
@@ -35,10 +35,7 @@ class SshLauncher:
     """Runs a job on the first hosts of a cluster."""
 
     def __init__(self, cluster: Cluster) -> None:
-        if cluster.wheelhouse is not None:
-            raise UsageError("wheelhouse is not used yet; make an environment with torch on the hosts, name its python")
         self._cluster = cluster
-        self._python = sys.executable if cluster.python == "auto" else cluster.python
         self._sockets = Path(tempfile.mkdtemp(prefix="paceline-"))
         atexit.register(self._disconnect)
         self._known: list[Node] = []
@@ -46,7 +43,8 @@ class SshLauncher:
         self._began: Job | None = None
         self._due_s = 0.0
         self._code: int | None = None
-        self._why = ""
+        self._why, self._trouble = "", ""
+        self._is_detached = False
 
     @property
     def num_cores(self) -> int:
@@ -72,53 +70,90 @@ class SshLauncher:
         share = "ranks share {} cores of {}: their times measure contention"
         return [f"{most} {share.format(node.num_cores, node.name)}" for node in crowded]
 
-    def start(self, job: Job, *, detached: bool = False) -> None:  # noqa: ARG002
+    def start(self, job: Job, *, detached: bool = False) -> None:
         """See ``Launcher``."""
-        self._nodes = self._known[: job.num_hosts]
-        self._began, self._code, self._why, self._due_s = job, None, "", time.monotonic() + COLLECT_EVERY_S
+        self._begin(job, detached=detached)
         with tempfile.TemporaryDirectory(prefix="paceline-") as folder:
             wheel = code.write_wheel(Path(folder))
-            self._on_all(lambda node: node.prepare(job, wheel, self._place(node.number, job)))
+            self._on_all(lambda node: node.prepare(job, wheel))
         addresses = self._addresses()
         (port,) = self._nodes[0].ask({"ask": "free_port", "address": addresses[0]})
-        shared = ["--endpoint", f"{addresses[0]}:{port}", "--run-id", uuid.uuid4().hex]
-        for node, address in zip(self._nodes, addresses, strict=True):
-            node.start(job, ["--node", str(node.number), *shared, "--local-addr", address])
+        shared = ["--endpoint", f"{addresses[0]}:{port}", "--run-id", job.id]
+        self._on_all(
+            lambda node: node.start(
+                job,
+                ["--node", str(node.number), *shared, "--local-addr", addresses[node.number]],
+                detached=detached,
+            )
+        )
 
-    def adopt(self, job: Job) -> bool:  # noqa: ARG002
+    def runs(self, job: Job) -> bool:
         """See ``Launcher``."""
+        self._begin(job, detached=True)
+        return all(runs(state, job.id) for state in self._on_all(lambda node: node.state(job)))
+
+    def adopt(self, job: Job) -> bool:
+        """See ``Launcher``."""
+        self._begin(job, detached=True)
+
+        def goes_on(node: Node) -> bool:
+            node.watch(job)
+            try:
+                return runs(node.state(job), job.id)
+            except UnreachableError:
+                return True  # as far as anybody knows
+
+        if all(self._on_all(goes_on)):
+            return True
+        self.stop()
         return False
 
     def poll(self) -> int | None:
         """See ``Launcher``: collects what was written; the first host that fails ends the job on all."""
         if self._began is None:
             return self._code
+        if self._code is not None:
+            return self._code
         codes = {node.name: node.poll() for node in self._nodes}
         failed = [node for node in self._nodes if codes[node.name]]
         if failed or None not in codes.values():
-            self._code, self._why = (1, failed[0].why(self._began)) if failed else (0, "")
-            self.stop()
+            self._code, self._why = (1, self._why_of(failed[0], self._began)) if failed else (0, "")
+            with suppress(PacelineError):  # it will be stopped once more, which tells
+                self.stop()
             return self._code
         if time.monotonic() >= self._due_s:
-            try:
-                self._collect(self._began)
-            except UnreachableError:
-                return None  # the supervisor's connection tells, in a moment
+            self._collect_if_reached(self._began)
             self._due_s = time.monotonic() + COLLECT_EVERY_S
         return None
 
     def stop(self) -> None:
         """See ``Launcher``: what was written since is collected from all hosts that can be reached."""
-        job, self._began = self._began, None
+        job = self._began
         if job is None:
             return
-        self._on_all(Node.stop)
+        left = list(filter(None, self._on_all(Node.stop)))
         for fetch in (Node.fetch_checkpoints, Node.fetch_records, Node.fetch_logs):
-            self._on_all(partial(Node.if_reached, fetch=fetch, job=job))
+            self._fetch(fetch, job)
+        if left:
+            raise PacelineError("\n".join(filter(None, (self._why, *left))))
+        self._began = None
 
     def last_words(self, job: Job) -> str:
         """See ``Launcher``."""
         return self._why or f"no host failed; see {job.logs}"
+
+    def _begin(self, job: Job, *, detached: bool) -> None:
+        """Have to do with this job, on the first hosts."""
+        if not self._known:  # nobody has checked them: they are only asked
+            self._known = [self._node(number, host) for number, host in enumerate(self._cluster.hosts)]
+        self._nodes = self._known[: job.num_hosts]
+        self._began, self._is_detached = job, detached
+        self._code, self._why, self._trouble, self._due_s = None, "", "", time.monotonic() + COLLECT_EVERY_S
+
+    def _why_of(self, failed: Node, job: Job) -> str:
+        """Why a node's agent ended, and which hosts cannot be asked."""
+        lost = [node.name for node in self._nodes if node.is_lost and node is not failed]
+        return failed.why(job) + (f"\n{', '.join(lost)} cannot be reached" if lost else "")
 
     def _disconnect(self) -> None:
         for node in self._known:
@@ -128,12 +163,7 @@ class SshLauncher:
     def _node(self, number: int, host: Host) -> Node:
         config = None if self._cluster.ssh_config is None else Path(self._cluster.ssh_config)
         remote = Remote(host, ssh_config=config, control_dir=self._sockets)
-        return Node(number, remote, self._cluster, self._python)
-
-    def _place(self, number: int, job: Job) -> str:
-        """What must be the same for the files that a host has of an earlier job to be of use."""
-        names = " ".join(node.name for node in self._nodes)
-        return f"{number} of {job.num_hosts}x{job.ranks_per_host}: {names}"
+        return Node(number, remote, self._cluster)
 
     def _addresses(self) -> list[str]:
         """Where the hosts reach each other, as their routes say."""
@@ -146,11 +176,25 @@ class SshLauncher:
 
         return self._on_all(own)
 
+    def _fetch(self, fetch: Callable[[Node, Job], None], job: Job) -> None:
+        self._on_all(lambda node: node.if_reached(fetch, job))
+
+    def _collect_if_reached(self, job: Job) -> None:
+        """Fetch what is new; where a detached run cannot be reached, it goes on, and is asked again."""
+        try:
+            self._collect(job)
+            self._trouble = ""
+        except HostError as error:
+            if not self._is_detached and not isinstance(error, UnreachableError):  # of that, its connection tells
+                raise
+            if self._is_detached and str(error) != self._trouble:
+                self._trouble = str(error)
+                sys.stderr.write(f"not collected yet: {error}\n")
+
     def _collect(self, job: Job) -> None:
         """Fetch what the running trial wrote: rank 0's part, all parts when it left a checkpoint or is over."""
         first = self._nodes[0]
-        if job.checks is not None:
-            first.fetch_checks(job)
+        first.fetch_findings(job)
         current = next(iter(job.open_trials()), None)
         if current is None:
             return

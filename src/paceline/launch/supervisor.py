@@ -1,13 +1,15 @@
-"""Keeps one command and all that it starts: ``python -m paceline.launch.supervisor start|stop|state FOLDER``.
+"""Keeps one command and all that it starts: ``python -m paceline.launch.supervisor start|stop|state|wait FOLDER``.
 
 ``start FOLDER -- COMMAND...`` runs a command until it ends, standard input closes or ``stop`` asks, and then leaves
-nothing of it, whatever it started. With ``--detach`` it returns once the command runs, which then outlives everything
-but ``stop``. ``FOLDER/state.json`` says how it goes.
+nothing of it, whatever it started. With ``--silence S`` it is also ended where nothing came through standard input for
+so long. With ``--detach`` it returns once the command runs, which then outlives everything but ``stop``.
+``FOLDER/state.json`` says how it goes; ``wait`` prints that at once, and again when it is over.
 
 Two processes keep each other: a guard, and its child, the supervisor, whose child is the command. Each is the reaper of
 its descendants, so that whoever loses a parent becomes its child, however hidden before; and so each only ever kills
 children of its own, whose process ids nobody else can have. If the supervisor is killed, the guard ends the rest; if
-the guard is killed, the supervisor does. Only the standard library is imported: this file is sent to hosts as it is.
+the guard is killed, the supervisor does. What the command itself has detached by this program has keepers of its own,
+and is let go. Only the standard library is imported: this file is sent to hosts as it is.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,7 +39,8 @@ PATIENCE_S = 5.0  # beyond the grace, until the supervisor itself is ended by fo
 POLL_S = 0.01
 PARENT_VARIABLE = "PACELINE_PARENT_PID"  # as in paceline.job: the command may see that its parent lives
 _ASK, _AT_ONCE = (signal.SIGTERM, signal.SIGINT), signal.SIGQUIT
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
+_APART = b"paceline-keeper"  # the name of a detached guard, as ps shows it: others let it go
 _IS_LINUX = sys.platform == "linux"
 
 
@@ -43,11 +48,14 @@ class SupervisorError(Exception):
     """What cannot be done, and what to do about it."""
 
 
-def start(folder: Path, command: Sequence[str], *, detach: bool, log: Path | None, grace_s: float) -> int:
+def start(
+    folder: Path, command: Sequence[str], *, detach: bool, log: Path | None, grace_s: float, silence_s: float
+) -> int:
     """Run a command; returns its exit code (128 + N if signal N ended it), or 0 at once where it is detached.
 
     Args:
         log: where its output is appended; ``FOLDER/output.log`` where detached, else the output of this process.
+        silence_s: how long nothing may come through standard input, infinite where it is detached.
     Raises: SupervisorError if it cannot be started, or something runs in ``folder`` already.
     """
     if detach and not _IS_LINUX:
@@ -59,12 +67,13 @@ def start(folder: Path, command: Sequence[str], *, detach: bool, log: Path | Non
     if lock is None:
         raise SupervisorError(f"something runs in {folder} already; stop that first, or use another folder")
     if not detach:
-        return _guarded(folder, command, told=None, log=log, grace_s=grace_s)
+        return _guarded(folder, command, told=None, log=log, grace_s=grace_s, silence_s=silence_s)
     hears, told = os.pipe()
     log = log or folder / "output.log"
     if os.fork() == 0:
         os.setsid()
-        _exit_with(lambda: 0 if os.fork() else _guarded(folder, command, told=told, log=log, grace_s=grace_s))
+        guard = partial(_guarded, folder, command, told=told, log=log, grace_s=grace_s, silence_s=silence_s)
+        _exit_with(lambda: 0 if os.fork() else guard())
     os.close(told)
     os.close(lock)
     if not os.read(hears, 1):
@@ -88,6 +97,28 @@ def stop(folder: Path, *, now: bool) -> bool:
     return ran
 
 
+def wait(folder: Path) -> bool:
+    """Sleep until nothing runs in a folder; False if standard input closed before that."""
+    try:
+        handle = os.open(folder / "lock", os.O_RDWR)
+    except FileNotFoundError:  # nothing ever ran there
+        return True
+    over, tells = os.pipe()
+
+    def sleep() -> None:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        os.write(tells, b"1")
+
+    threading.Thread(target=sleep, daemon=True).start()
+    while True:
+        ready, _, _ = select.select([over, 0], [], [])
+        if over in ready:
+            os.close(handle)
+            return True
+        if not os.read(0, 4096):
+            return False
+
+
 def read_state(folder: Path) -> dict[str, Any] | None:
     """What ``state.json`` says; None where nothing was started.
 
@@ -103,6 +134,16 @@ def read_state(folder: Path) -> dict[str, Any] | None:
         if not (is_alive(state) if is_here else _is_busy(folder)):
             state["status"] = "ended"
     return state
+
+
+def keeps(state: dict[str, Any] | None, mark: str) -> bool:
+    """Whether a supervisor of this state keeps, or kept last, a command that has ``mark`` among its words."""
+    return state is not None and mark in state["command"]
+
+
+def runs(state: dict[str, Any] | None, mark: str) -> bool:
+    """Whether that command runs."""
+    return state is not None and state["status"] == "running" and keeps(state, mark)
 
 
 def identity(pid: int) -> dict[str, Any]:
@@ -151,11 +192,13 @@ def _start_of(pid: int) -> str | None:
 
 
 def _stat(pid: str) -> list[str] | None:
-    """The fields of ``/proc/PID/stat`` from the state on: a name before them may hold anything."""
+    """The fields of ``/proc/PID/stat`` from the state on, and last the name, which may hold anything."""
     try:
-        return Path("/proc", pid, "stat").read_text(errors="replace").rpartition(")")[2].split()
+        said = Path("/proc", pid, "stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
+    before, _, fields = said.rpartition(")")
+    return [*fields.split(), before.partition("(")[2]]
 
 
 def _lock(folder: Path, patience_s: float) -> int | None:
@@ -189,7 +232,9 @@ def _is_busy(folder: Path) -> bool:
         return False
 
 
-def _guarded(folder: Path, command: Sequence[str], *, told: int | None, log: Path | None, grace_s: float) -> int:
+def _guarded(
+    folder: Path, command: Sequence[str], *, told: int | None, log: Path | None, grace_s: float, silence_s: float
+) -> int:
     """Be the guard: fork the supervisor, pass signals on to it, end what it leaves; returns the exit code."""
     if told is not None:
         _redirect(os.devnull, 0)
@@ -202,8 +247,9 @@ def _guarded(folder: Path, command: Sequence[str], *, told: int | None, log: Pat
     guard = os.getpid()
     child = os.fork()
     if child == 0:
-        _exit_with(lambda: _supervise(folder, command, guard=guard, told=told, grace_s=grace_s))
+        _exit_with(lambda: _supervise(folder, command, guard=guard, told=told, grace_s=grace_s, silence_s=silence_s))
     if told is not None:
+        _prctl(_PR_SET_NAME, _APART)
         os.close(told)
     code = None
     while code is None:
@@ -218,7 +264,9 @@ def _guarded(folder: Path, command: Sequence[str], *, told: int | None, log: Pat
     return code
 
 
-def _supervise(folder: Path, command: Sequence[str], *, guard: int, told: int | None, grace_s: float) -> int:
+def _supervise(
+    folder: Path, command: Sequence[str], *, guard: int, told: int | None, grace_s: float, silence_s: float
+) -> int:
     """Be the supervisor: start the command, end it when asked to, and all that is left; returns the exit code."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     wake = _wake_on(*_ASK, _AT_ONCE, signal.SIGCHLD)
@@ -234,7 +282,7 @@ def _supervise(folder: Path, command: Sequence[str], *, guard: int, told: int | 
     if told is not None:
         os.write(told, b"1")
         os.close(told)
-    code, was_asked = _wait(child, wake, watches_input=told is None, grace_s=grace_s)
+    code, was_asked = _wait(child, wake, watches_input=told is None, grace_s=grace_s, silence_s=silence_s)
     _end_children(child)
     if code is None:
         code = 128 + signal.SIGKILL
@@ -242,21 +290,25 @@ def _supervise(folder: Path, command: Sequence[str], *, guard: int, told: int | 
     return code
 
 
-def _wait(child: int, wake: int, *, watches_input: bool, grace_s: float) -> tuple[int | None, bool]:
+def _wait(child: int, wake: int, *, watches_input: bool, grace_s: float, silence_s: float) -> tuple[int | None, bool]:
     """Wait for the command, and ask it to end when that is due.
 
     Returns: its exit code, None if it must be killed; whether it was asked to end.
     """
     watched, deadline = [wake, 0] if watches_input else [wake], float("inf")
+    silent = time.monotonic() + silence_s  # when whoever started it is taken for gone
     while True:
-        left = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
+        due = min(deadline, silent)
+        left = None if due == float("inf") else max(0.0, due - time.monotonic())
         ready, _, _ = select.select(watched, [], [], left)
         numbers = os.read(wake, 512) if wake in ready else b""
         if (code := _reap(child)) is not None:
             return code, deadline < float("inf")
         grace = 0.0 if _AT_ONCE in numbers else grace_s if set(numbers) & set(_ASK) else None
-        if 0 in ready and not os.read(0, 4096):
-            watched = [wake]
+        if 0 in ready and os.read(0, 4096):
+            silent = time.monotonic() + silence_s
+        elif 0 in ready or time.monotonic() >= silent:
+            watched, silent = [wake], float("inf")
             grace = min(EOF_GRACE_S, grace_s if grace is None else grace)
         if grace is not None:
             os.kill(child, signal.SIGTERM)
@@ -281,22 +333,29 @@ def _become(command: Sequence[str], supervisor: int) -> int:
 
 
 def _end_children(command: int) -> None:
-    """Kill children until there is none: theirs become ours. Elsewhere than on Linux: the command's process group."""
+    """Kill children until there is none that is not apart: theirs become ours.
+
+    Elsewhere than on Linux: the command's process group.
+    """
     if not _IS_LINUX:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(command, signal.SIGKILL)
     while _reap(0) is None:  # until there is no child
-        for pid in _children():
+        left = _children()
+        if _IS_LINUX and not left:  # but those that are apart
+            return
+        for pid in left:
             with contextlib.suppress(PermissionError):  # one that became another user: it can only be waited for
                 os.kill(pid, signal.SIGKILL)
         time.sleep(POLL_S)
 
 
 def _children() -> list[int]:
-    """Living and dead children of this process: none but these can lose its id to another process."""
+    """Living and dead children of this process but those apart: none but these can lose its id to another process."""
     me = str(os.getpid())
     pids = (entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit()) if _IS_LINUX else ()
-    return [int(pid) for pid in pids if (fields := _stat(pid)) is not None and fields[1] == me]
+    found = [(pid, fields) for pid in pids if (fields := _stat(pid)) is not None and fields[1] == me]
+    return [int(pid) for pid, fields in found if fields[0] == "Z" or fields[-1] != _APART.decode()]
 
 
 def _reap(wanted: int) -> int | None:
@@ -319,7 +378,7 @@ def _end_with(parent: int, number: signal.Signals) -> None:
         os._exit(128 + number)
 
 
-def _prctl(option: int, value: int) -> None:
+def _prctl(option: int, value: int | bytes) -> None:
     if _IS_LINUX and ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "the kernel refuses prctl")
 
@@ -378,25 +437,34 @@ def _exit_with(run: Any) -> NoReturn:  # noqa: ANN401
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m paceline.launch.supervisor", description=__doc__)
-    parser.add_argument("action", choices=("start", "stop", "state"))
+    parser.add_argument("action", choices=("start", "stop", "state", "wait"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--detach", action="store_true", help="start: return once the command runs")
     parser.add_argument("--log", type=Path, help="start: append the command's output to this file")
     parser.add_argument("--grace", type=float, default=GRACE_S, help="start: seconds from asking it to end to force")
+    parser.add_argument(
+        "--silence", type=float, default=float("inf"), help="start: seconds until standard input is dead"
+    )
     parser.add_argument("--now", action="store_true", help="stop: by force at once")
     words = list(sys.argv[1:] if arguments is None else arguments)
     cut = words.index("--") if "--" in words else len(words)
     asked, command = parser.parse_args(words[:cut]), words[cut + 1 :]
     if (asked.action == "start") != bool(command):
         parser.error("start takes a command after --, and nothing else does")
+    if asked.detach and asked.silence < float("inf"):
+        parser.error("what is detached has no input: leave --silence or --detach out")
     folder = asked.folder.absolute()
     try:
         if asked.action == "start":
-            return start(folder, command, detach=asked.detach, log=asked.log, grace_s=asked.grace)
+            grace_s, silence_s = asked.grace, asked.silence
+            return start(folder, command, detach=asked.detach, log=asked.log, grace_s=grace_s, silence_s=silence_s)
         if asked.action == "stop":
             sys.stdout.write("stopped\n" if stop(folder, now=asked.now) else "nothing ran\n")
             return 0
         sys.stdout.write(json.dumps(read_state(folder)) + "\n")
+        sys.stdout.flush()
+        if asked.action == "wait" and wait(folder):
+            sys.stdout.write(json.dumps(read_state(folder)) + "\n")
     except (SupervisorError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -1,4 +1,8 @@
-"""Runs that outlive the shell that started them: begin one, say who runs what, end it from another process."""
+"""Runs that outlive the shell that started them: begin one, say who runs what, end it from another process.
+
+A detached run outlives its controlling process as well: what that has started on the hosts goes on, and is taken up by
+another one, or ended.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGKILL, SIGTERM
+from signal import SIGINT, SIGKILL, SIGTERM
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from paceline.errors import PacelineError, UsageError
 from paceline.launch import supervisor
 from paceline.launch.local import CONTROL
-from paceline.plan.folder import Holder, claim, hold, holder_of, is_held
+from paceline.plan.folder import Holder, claim, hold, holder_of, is_held, read_cluster
+from paceline.plan.jobs import end_jobs, jobs_left, launchers_of
 from paceline.plan.run import Setting
 from paceline.plan.tune import FOLDER as TUNING_FOLDER
 from paceline.plan.tune import tuning_trials
 
 GRACE_S = 20.0  # for a run that is asked to end, until ending by force; longer than its launchers take
+LOCK_PATIENCE_S = 5.0  # for a killed process to let go of the folder: its threads die one after another
 POLL_S = 0.02
 
 
@@ -50,6 +58,13 @@ class Detached:
     status: Literal["running", "ended", "stopped"]
     exit_code: int | None
     time: float
+    command: tuple[str, ...]
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether its controlling process had no time to end what it had started, or its host had none."""
+        by_signal = self.exit_code is not None and self.exit_code > 128 and self.exit_code != 128 + SIGINT
+        return self.status == "ended" and (self.exit_code is None or by_signal)
 
 
 def begin(setting: Setting, *, runs_dir: Path, command: Sequence[str]) -> Path:
@@ -71,12 +86,28 @@ def begin(setting: Setting, *, runs_dir: Path, command: Sequence[str]) -> Path:
         log.parent.mkdir(exist_ok=True)
         if log.exists():
             log.replace(log.with_name("run.old.log"))
+    _start(run_dir, command)
+    return run_dir
+
+
+def go_on(run_dir: Path) -> bool:
+    """Start anew the controlling process of a detached run, if it was killed, with the same command; whether it was.
+
+    Raises: PacelineError if the command cannot be started.
+    """
+    last = last_detached(run_dir)
+    if last is None or not last.was_killed or who_runs(run_dir) is not None:
+        return False
+    _start(run_dir, last.command)
+    return True
+
+
+def _start(run_dir: Path, command: Sequence[str]) -> None:
     words = [sys.executable, "-m", "paceline.launch.supervisor", "start", str(_folder(run_dir)), "--detach"]
-    words += ["--grace", str(GRACE_S), "--log", str(log), "--", *command]
+    words += ["--grace", str(GRACE_S), "--log", str(log_of(run_dir)), "--", *command]
     done = subprocess.run(words, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise PacelineError(f"the run cannot be detached: {done.stderr.strip()}")
-    return run_dir
 
 
 def who_runs(run_dir: Path) -> Runner | None:
@@ -94,16 +125,33 @@ def last_detached(run_dir: Path) -> Detached | None:
     state = supervisor.read_state(_folder(run_dir))
     if state is None:
         return None
-    return Detached(status=state["status"], exit_code=state["exit_code"], time=state["time"])
+    told = {key: state[key] for key in ("status", "exit_code", "time")}
+    return Detached(**told, command=tuple(state["command"]))
 
 
-def stop(run_dir: Path, *, now: bool) -> Runner | None:
-    """End a run and wait until no process is left of it; returns who ran it, None if nobody did.
+def goes_on_alone(run_dir: Path) -> bool:
+    """Whether ranks go on that a process which was killed has started; asks their hosts if there can be any.
 
-    The running trial is left to be resumed from its last checkpoint.
+    Raises: UnreachableError if a host cannot be asked.
+    """
+    if who_runs(run_dir) is not None:
+        return False
+    for folder in (run_dir, run_dir / TUNING_FOLDER):
+        launchers = launchers_of(read_cluster(folder))
+        if any(launchers[job.group].runs(job) for job in jobs_left(launchers, folder)):
+            return True
+    return False
+
+
+def stop(run_dir: Path, *, now: bool) -> tuple[Runner | None, bool]:
+    """End a run and wait until no process is left of it on any host.
+
+    The running trial is left to be resumed from its last checkpoint. What a controlling process that was killed has
+    left running on any host is ended too.
     Args:
-        now: kill it.
-    Raises: UsageError if it runs on another host; PacelineError if it does not end.
+        now: kill the controlling process.
+    Returns: who ran it, None if nobody did; whether ranks had to be ended that it left, or one before it.
+    Raises: UsageError if it runs on another host; PacelineError if it does not end, or a host cannot be reached.
     """
     runner = who_runs(run_dir)
     try:
@@ -111,11 +159,15 @@ def stop(run_dir: Path, *, now: bool) -> Runner | None:
             supervisor.stop(_folder(run_dir), now=now)
         elif runner is not None:
             _stop_in_foreground(run_dir, runner.holder, now=now)
-        for folder in (run_dir, run_dir / TUNING_FOLDER):  # a killed process leaves its ranks a moment to notice
-            supervisor.stop(folder / CONTROL / "agent", now=now)
     except supervisor.SupervisorError as error:
         raise UsageError(f"{run_dir} cannot be stopped: {error}") from error
-    return runner
+    try:
+        with FileLock(run_dir / ".lock").acquire(timeout=LOCK_PATIENCE_S):  # nobody is to take it up meanwhile
+            folders = (run_dir, run_dir / TUNING_FOLDER)
+            went_on = [end_jobs(launchers_of(read_cluster(folder)), folder) for folder in folders]
+    except Timeout as error:
+        raise is_held(run_dir, holder_of(run_dir)) from error
+    return runner, any(went_on)
 
 
 def _stop_in_foreground(run_dir: Path, holder: Holder, *, now: bool) -> None:

@@ -7,13 +7,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from paceline import registry
+from paceline.cluster import Cluster
 from paceline.errors import PacelineError
 from paceline.job import Job, job_path, read_checks, read_trial, stopping
 from paceline.launch.base import Launcher
 from paceline.records import AnyRecord, Checks, Exit, RecordFollower, exit_of, rank_file
 from paceline.trial import Trial
+
+T = TypeVar("T")
 
 POLL_S = 0.1
 EXIT_GRACE_S = 10.0
@@ -25,6 +29,9 @@ class Watcher(Protocol):
 
     def planned(self, run_dir: Path, trials: list[Trial], num_done: int, remarks: list[str]) -> None:
         """Before the first trial: all trials, and how many are done already."""
+
+    def remarked(self, remark: str) -> None:
+        """Something that would spoil a measurement was found after that."""
 
     def recorded(self, trial: Trial, record: AnyRecord) -> None:
         """Rank 0 of a running trial wrote a record."""
@@ -39,11 +46,19 @@ class Silence:
     def planned(self, run_dir: Path, trials: list[Trial], num_done: int, remarks: list[str]) -> None:
         """See ``Watcher``."""
 
+    def remarked(self, remark: str) -> None:
+        """See ``Watcher``."""
+
     def recorded(self, trial: Trial, record: AnyRecord) -> None:
         """See ``Watcher``."""
 
     def ended(self, trial: Trial, how: Exit) -> None:
         """See ``Watcher``."""
+
+
+def launchers_of(cluster: Cluster) -> dict[str, Launcher]:
+    """What starts and ends jobs on each group of a cluster's hosts, by its name; nothing is asked yet."""
+    return {name: registry.resolve("launchers", cluster.kind)(group) for name, group in cluster.groups().items()}
 
 
 def run_jobs(launchers: Mapping[str, Launcher], jobs: Sequence[Job], watcher: Watcher, *, detached: bool) -> None:
@@ -68,7 +83,7 @@ def run_jobs(launchers: Mapping[str, Launcher], jobs: Sequence[Job], watcher: Wa
                 break
             time.sleep(POLL_S)
     finally:
-        _on_all([launchers[job.group] for job in jobs if job not in waiting], lambda launcher: launcher.stop())
+        _end(launchers, [job for job in jobs if job not in waiting])
     if undone := [job for job in jobs if job.open_trials()]:
         made = read_checks(jobs[0].folder) if jobs[0].checks else None
         if made and stopping(made.findings):
@@ -78,24 +93,51 @@ def run_jobs(launchers: Mapping[str, Launcher], jobs: Sequence[Job], watcher: Wa
 
 
 def adopt_jobs(launchers: Mapping[str, Launcher], run_dir: Path, watcher: Watcher) -> None:
-    """Watch detached jobs until their end that a process which is gone has left running."""
-    running = adopted(launchers, run_dir)
-    followed = [_Running(launchers[job.group], job, watcher) for job in running]
+    """Watch the jobs until their end that a process which is gone has left running in a run folder."""
+    left = jobs_left(launchers, run_dir)
+    followed = [_Running(launchers[job.group], job, watcher) for job in left]  # before what is new is collected
     try:
+        goes_on = _on_all(left, lambda job: launchers[job.group].adopt(job))
+        followed = [one for one, does in zip(followed, goes_on, strict=True) if one.goes_on() and does]
         while followed := [one for one in followed if one.goes_on()]:
             time.sleep(POLL_S)
     finally:
-        _on_all([launchers[job.group] for job in running], lambda launcher: launcher.stop())
+        _end(launchers, left)
 
 
-def adopted(launchers: Mapping[str, Launcher], run_dir: Path) -> list[Job]:
-    """Take charge of detached jobs in a run folder that a process which is gone has left running."""
-    left = [Job.read(path) for group in launchers if (path := job_path(run_dir, group)).exists()]
-    return [job for job in left if launchers[job.group].adopt(job)]
+def end_jobs(launchers: Mapping[str, Launcher], run_dir: Path) -> bool:
+    """End the jobs that a process which is gone has left running in a run folder; whether there were any.
+
+    What they wrote is collected.
+    """
+    left = jobs_left(launchers, run_dir)
+    went_on = _on_all(left, lambda job: launchers[job.group].adopt(job))
+    _end(launchers, left)
+    return any(went_on)
+
+
+def jobs_left(launchers: Mapping[str, Launcher], run_dir: Path) -> list[Job]:
+    """The jobs of a run folder that have not been seen to end, on these groups of hosts."""
+    return [Job.read(path) for group in launchers if (path := job_path(run_dir, group)).exists()]
+
+
+def _end(launchers: Mapping[str, Launcher], jobs: Sequence[Job]) -> None:
+    """Leave nothing of these jobs.
+
+    Raises: PacelineError if some of a job goes on, which is remembered.
+    """
+
+    def end(job: Job) -> None:
+        launchers[job.group].stop()
+        job.forget()
+
+    _on_all(jobs, end)
 
 
 def why_it_ended(launcher: Launcher, job: Job) -> str:
     """Why a job left undone what it was to do."""
+    if job.leave_path.exists():
+        return "the ranks were asked to leave, and did after a checkpoint; run the same command to go on"
     if shutil.disk_usage(job.folder).free < ROOM_FOR_RECORDS_BYTES:
         return f"the disk that holds {job.folder} is full; make room and run the same command to go on"
     return f"the ranks could not be kept alive: {launcher.last_words(job)}"
@@ -140,7 +182,7 @@ def _why_it_was_refused(made: Checks) -> str:
     return f"no trial was run, for the study is not sound:\n{failed}\n--no-check runs it all the same"
 
 
-def _on_all(launchers: Sequence[Launcher], act: Callable[[Launcher], None]) -> None:
-    """Do something with all launchers at once; the first error counts."""
-    with ThreadPoolExecutor(max(1, len(launchers))) as pool:
-        list(pool.map(act, launchers))
+def _on_all(jobs: Sequence[Job], act: Callable[[Job], T]) -> list[T]:
+    """Do something with all jobs at once; the first error counts."""
+    with ThreadPoolExecutor(max(1, len(jobs))) as pool:
+        return list(pool.map(act, jobs))

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from paceline import registry
 from paceline.analysis.load import load
 from paceline.analysis.tuning import Tuning, tuning_of
 from paceline.cluster import THIS_HOST, Cluster
 from paceline.errors import PacelineError, UsageError
-from paceline.job import ChecksWanted, Job, checks_path, read_checks, stopping
+from paceline.job import ChecksWanted, Job, checks_path, network_path, read_checks, stopping
 from paceline.launch.base import Launcher
 from paceline.plan.check import checks_wanted
 from paceline.plan.environment import environment
+from paceline.plan.examine import examine_hosts
 from paceline.plan.facts import remarks_on_targets, workload_facts
-from paceline.plan.folder import hold, lay_out, write_cluster
-from paceline.plan.jobs import Silence, Watcher, adopt_jobs, run_jobs, why_it_ended
+from paceline.plan.folder import hold, lay_out, read_cluster, write_cluster
+from paceline.plan.jobs import Silence, Watcher, adopt_jobs, end_jobs, launchers_of, run_jobs, why_it_ended
 from paceline.plan.tune import FOLDER as TUNING_FOLDER
 from paceline.plan.tune import chosen_in_words, first_of_each, tuning_study, tuning_trials
 from paceline.records import Checks, Exit, Status, exit_of, trial_dirs, write_json
@@ -76,9 +76,7 @@ def prepare(study: Study, *, data_dir: Path | None, cluster: Cluster = THIS_HOST
         detached: what is started later outlives this process.
     Raises: UsageError, DataError if it cannot be run there; PacelineError if a host cannot be reached.
     """
-    launchers: dict[str, Launcher] = {
-        name: registry.resolve("launchers", cluster.kind)(group) for name, group in cluster.groups().items()
-    }
+    launchers = launchers_of(cluster)
     facts = workload_facts(study, data_dir)
     with ThreadPoolExecutor(len(launchers)) as pool:
         remarks = [
@@ -189,15 +187,30 @@ def run_trials(
     """
     lay_out(run_dir, study, trials)
     write_json(run_dir / "environment.json", environment())
-    write_cluster(run_dir, setting.cluster)
     _, kept = _left(run_dir, trials, again)
     watcher.planned(run_dir, trials, len(kept), list(remarks))
-    if setting.detached:
-        adopt_jobs(setting.launchers, run_dir, watcher)
+    _take_up(setting, run_dir, watcher)
+    write_cluster(run_dir, setting.cluster)
     if left := _left(run_dir, trials, again)[0]:
+        if check:
+            examine_hosts(setting.cluster, study, run_dir, watcher)
         checks = _checks_left(run_dir, wanted, check=check) if wanted else None
         run_jobs(setting.launchers, _jobs(setting, study, run_dir, left, checks), watcher, detached=setting.detached)
     return RunResult(run_dir=run_dir, trials=trials, exits={trial.id: exit_of(run_dir / trial.id) for trial in trials})
+
+
+def _take_up(setting: Setting, run_dir: Path, watcher: Watcher) -> None:
+    """Watch what a process that is gone has left running to its end, where this run is detached too; else end it."""
+    place = read_cluster(run_dir)
+    if place == setting.cluster and setting.detached:
+        adopt_jobs(setting.launchers, run_dir, watcher)
+        return
+    try:
+        end_jobs(setting.launchers if place == setting.cluster else launchers_of(place), run_dir)
+    except PacelineError as error:  # hosts that are used no more may be off for good
+        if place == setting.cluster:
+            raise
+        watcher.remarked(str(error))
 
 
 def _left(run_dir: Path, trials: list[Trial], again: Sequence[Status]) -> tuple[list[Trial], list[Trial]]:
@@ -252,6 +265,7 @@ def _jobs(setting: Setting, study: Study, run_dir: Path, trials: list[Trial], ch
 def _job(
     setting: Setting, study: Study, run_dir: Path, group: str, trials: list[Trial], checks: ChecksWanted | None
 ) -> Job:
+    network_path(run_dir, group).unlink(missing_ok=True)
     for trial in trials:
         (run_dir / trial.id / "exit.json").unlink(missing_ok=True)
     scales = study.scales if checks else [trial.scale for trial in trials]

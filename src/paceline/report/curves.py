@@ -84,8 +84,10 @@ def _seed_line(cell: Cell, result: TrialResult) -> list[dict[str, Any]]:
 def _median_line(cell: Cell, results: Sequence[TrialResult]) -> list[dict[str, Any]]:
     """The median of the seeds at the same evaluation, as far as every completed seed has one.
 
-    A seed that failed or diverged counts as worst where it has no evaluation; one that still runs does not count yet.
+    A seed that failed or diverged counts as worst where it has no evaluation; one that still runs does not count yet,
+    and one that is degraded never.
     """
+    results = [result for result in results if result.status != "degraded"]
     lengths = np.array([len(result.evaluations) for result in results])
     completed = [len(result.evaluations) for result in results if result.status == "completed"]
     length = min(completed) if completed else int(lengths.max(initial=0))

@@ -11,6 +11,7 @@ from paceline.analysis.audit import CHECKS, AuditFinding
 from paceline.analysis.cells import Arrival, Cell
 from paceline.analysis.compare import Comparison
 from paceline.analysis.contrasts import Contrast
+from paceline.analysis.groups import Calibration
 from paceline.analysis.paired import Ratio
 from paceline.analysis.speedups import Speedup
 from paceline.analysis.tuning import Search, Tuning
@@ -214,6 +215,30 @@ def _speedup(cell: Cell, one: Speedup, baseline: Cell) -> Line:
             ),
         ),
         label=cell.label,
+    )
+
+
+def groups(found: Calibration) -> Table:
+    """The groups of hosts that shared the seeds, and how fast each was."""
+    return Table(
+        name="groups",
+        title="Groups of hosts",
+        reading="Each seed ran on one group, so that differences between groups divide out of every ratio of paired "
+        f"seeds. Speed is that of updates beside the middle group, over {words.number(found.num_cells, 'cell')} that "
+        "ran on all; its interval comes from how seeds differ within groups.",
+        heads=("First host", "Other hosts", "Seeds", "Speed"),
+        lines=tuple(
+            Line(
+                fields=(
+                    Field(text=one.name),
+                    Field(text=", ".join(one.hosts[1:]) or words.MISSING),
+                    Field(text=words.listed(one.seeds)),
+                    _ratio(one.speed),
+                )
+            )
+            for one in found.groups
+        ),
+        num_numbers=1,
     )
 
 

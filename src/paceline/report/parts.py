@@ -73,9 +73,14 @@ def of_workload(comparison: Comparison, workload: str, made: FigureSet, group: s
 
 
 def over_all(comparison: Comparison, made: FigureSet) -> list[Part]:
-    """What only several workloads together can show."""
-    key = _key(comparison, comparison.cells)
-    return [Part(heading="Over all workloads", group="all", figures=made.figures, key=key)] if made.figures else []
+    """What only several workloads together can show, and groups of hosts where there are several."""
+    found = []
+    if made.figures:
+        key = _key(comparison, comparison.cells)
+        found.append(Part(heading="Over all workloads", group="all", figures=made.figures, key=key))
+    if comparison.groups:
+        found.append(Part(heading="Hosts", group="all", tables=(page_tables.groups(comparison.groups),)))
+    return found
 
 
 def of_tuning(comparison: Comparison, tuning: Tuning, workload: str, made: FigureSet, group: str) -> Part:

@@ -69,6 +69,7 @@ def render(run: Run, comparison: Comparison) -> str:
         update_parts=palette.PARTS,
         failures=_failures(comparison),
         hosts=_hosts(run),
+        networks=run.networks,
         data=_data(run),
         study_toml=settings.study_toml(run.study) if run.study else "",
         environment=list(settings.flat(run.environment))[: settings.MAX_LINES],
@@ -151,12 +152,12 @@ def _more(comparison: Comparison, tuning: Tuning | None, drawn: Mapping[str, pen
 
 
 def _failures(comparison: Comparison) -> dict[str, Any]:
-    """Trials that failed, diverged or were stopped, each with its cause."""
+    """Trials that failed, diverged, were stopped or are degraded, each with its cause."""
     found: list[tuple[Cell, TrialRow]] = [
         (cell, row)
         for cell in comparison.cells
         for row in cell.trials
-        if row.status in ("failed", "diverged", "stopped")
+        if row.status in ("failed", "diverged", "stopped", "degraded")
     ]
     return {"rows": found[:MAX_FAILURES], "left_out": max(0, len(found) - MAX_FAILURES)}
 

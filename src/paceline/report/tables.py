@@ -206,6 +206,8 @@ def markdown(comparison: Comparison) -> str:
         lines += [f"- {_inert(told)}" for told in (answer.measured, answer.distributing, *answer.sentences) if told]
         lines += ["", *_markdown_table(comparison, comparison.of(answer.workload)), ""]
     lines += ["## How sure", "", _inert(answers.sureness(comparison)), "", _inert(words.rules(comparison)), ""]
+    if comparison.groups:
+        lines += [_inert(words.groups(comparison.groups)), ""]
     lines += [f"- {_inert(note)}" for note in comparison.notes]
     lines += ["", "## Audit", "", "| check | | evidence |", "| --- | --- | --- |"]
     lines += [f"| {one.check} | {one.status} | {_inert(one.evidence)} |" for one in comparison.audit]

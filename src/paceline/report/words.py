@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from paceline.analysis.cells import Cell
 from paceline.analysis.compare import Comparison
+from paceline.analysis.groups import Calibration
 from paceline.analysis.paired import Ratio
 from paceline.cards import Target
 
 MISSING = "–"
+_LISTED = 12
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|s|ms|µs|min|h|[kMGT]?B|ranks?|seeds?|hosts?|pairs?|checks?)(?:\W|$))")
 _UNITS = ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (120.0, 1.0, "s"), (7200.0, 1 / 60, "min"))  # below, factor, unit
 
@@ -131,6 +133,25 @@ def interval(ratio: Ratio, show: Callable[[float], str]) -> str:
     if ratio.low is None or ratio.high is None:
         return "(too few seeds for an interval)"
     return f"(95 %: {show(ratio.low)} to {show(ratio.high)})"
+
+
+def groups(found: Calibration) -> str:
+    """The groups of hosts that shared the seeds, and how fast each was."""
+    told = "; ".join(
+        f"{', '.join(one.hosts)} (seed{'s' * (len(one.seeds) != 1)} {listed(one.seeds)}) "
+        + (f"{factor(one.speed.value)} {interval(one.speed, factor)}" if one.speed else MISSING)
+        for one in found.groups
+    )
+    return (
+        f"{len(found.groups)} groups of hosts shared the seeds. Speed beside the middle one, over "
+        f"{number(found.num_cells, 'cell')}: {told}."
+    )
+
+
+def listed(values: Sequence[int]) -> str:
+    """Numbers in a row; of very many the first and how many more."""
+    shown = ", ".join(map(str, values[:_LISTED]))
+    return f"{shown} and {len(values) - _LISTED} more" if len(values) > _LISTED else shown
 
 
 def tied(text: str) -> str:

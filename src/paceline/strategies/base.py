@@ -22,6 +22,8 @@ class Strategy(ABC):
     the value returned is that loss, with the same bits on every rank.
     """
 
+    reduces = True  # False where the optimizer adds up over ranks itself
+
     def __init__(
         self, *, model: nn.Module, workload: Workload, ranks: Ranks, mark: Callable[[int], None], autocast: bool
     ) -> None:

@@ -27,6 +27,11 @@ class Traffic:
         self.num_collectives += 1
         self.bytes_sent += 2 * (world_size - 1) * payload_bytes // world_size
 
+    def count_all_gather(self, payload_bytes: int, world_size: int) -> None:
+        """A ring all-gather passes on what every other rank gives."""
+        self.num_collectives += 1
+        self.bytes_sent += (world_size - 1) * payload_bytes
+
     def count_broadcast(self, payload_bytes: int) -> None:
         """A pipelined broadcast passes its payload through each rank once."""
         self.num_collectives += 1
@@ -69,6 +74,14 @@ class Ranks:
         if answer[1] is not None:
             raise answer[1]
         return cast("T", answer[0])
+
+    def gather(self, value: T) -> list[T] | None:
+        """What every rank has, in their order, on rank 0, which waits for all; None on the others. Off the books."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.world_size if self.rank == 0 else None
+        dist.gather_object(value, values, group=self.group, group_dst=0)
+        return values
 
     def barrier(self) -> None:
         """Wait for every rank."""

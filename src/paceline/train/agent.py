@@ -3,6 +3,7 @@
 ``python -m paceline.train.agent JOB [--node N --endpoint HOST:PORT --run-id ID --local-addr ADDRESS]``. Without
 options the job has this host only. With them, an agent for each host is started so, with the same endpoint, at an
 address of host 0, and the same id, both of them new for every job; the address is this host's, as the others reach it.
+Hosts that share the run folder keep their logs apart by ``--logs FOLDER``.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from paceline.job import NODE_VARIABLE, Job
+from paceline.job import NODE_VARIABLE, RANKS_FILE, Job
+from paceline.records import write_json
 from paceline.train import failure
+from paceline.train.leave import STOP_TIMEOUT_S, pass_on
 from paceline.train.worker import end_with_parent
-
-STOP_TIMEOUT_S = 5  # for ranks that are asked to end
 
 
 def main() -> int:
@@ -34,10 +35,14 @@ def main() -> int:
     end_with_parent()
     asked = _arguments()
     job = Job.read(asked.job)
-    logs = job.logs
+    logs = asked.logs or job.logs
     logs.mkdir(parents=True, exist_ok=True)
+    first = asked.node * job.ranks_per_host
+    write_json(logs / RANKS_FILE, list(range(first, first + job.ranks_per_host)))
     for rank in range(job.num_ranks):
-        failure.forget(logs, rank)
+        failure.forget(job.logs, rank)
+    job.running_path.unlink(missing_ok=True)  # what ran when another agent was ended, not killed by its trial
+    pass_on()
     os.environ[NODE_VARIABLE] = str(asked.node)
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else all ranks hang on the store of one agent for good
     if card := _network_card(asked.local_addr):
@@ -53,7 +58,7 @@ def main() -> int:
         sys.stderr.write(f"{job.num_hosts} hosts did not come together: {error}\n")
         return 1
     except SignalException as error:
-        sys.stderr.write(f"ended by {error.sigval.name}\n{failure.words_in(logs)}")
+        sys.stderr.write(f"ended by {error.sigval.name}\n{failure.words_in(job.logs)}")
         return 128 + error.sigval
     return 0
 
@@ -65,6 +70,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--endpoint", default="127.0.0.1:0")
     parser.add_argument("--run-id", default=uuid.uuid4().hex)
     parser.add_argument("--local-addr", default="127.0.0.1")
+    parser.add_argument("--logs", type=Path)
     return parser.parse_args()
 
 

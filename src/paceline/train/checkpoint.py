@@ -15,7 +15,7 @@ import torch
 from paceline.errors import DataError, PacelineError
 from paceline.records import write_atomically
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no state of each rank, and was written after whole epochs only
 KEPT = 2
 
 

@@ -66,6 +66,17 @@ class MetricSums:
                 self._sums[name] = torch.zeros((), dtype=torch.float64, device=value.device)
             self._sums[name].add_(value, alpha=weight)
 
+    def state_dict(self) -> dict[str, float]:
+        """For a checkpoint: this rank's sums, by name."""
+        return {name: value.item() for name, value in self._sums.items()}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, float], device: torch.device) -> MetricSums:
+        """The reverse of ``state_dict``."""
+        sums = cls()
+        sums._sums = {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in state.items()}
+        return sums
+
     def means(self, num_examples: int, ranks: Ranks) -> dict[str, float]:
         """Divide by a number of examples, after adding up over ranks."""
         return {name: value / num_examples for name, value in self.totals(ranks).items()}

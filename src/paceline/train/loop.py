@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,25 +26,15 @@ from paceline.train import checkpoint
 from paceline.train.clock import DATA, OPTIMIZER, Clock, Totals
 from paceline.train.digest import parameters_digest
 from paceline.train.environment import peak_memory_bytes, reset_peak_memory, start_record
-from paceline.train.evaluate import MetricSums, Scores, evaluate
+from paceline.train.evaluate import Scores, evaluate
+from paceline.train.leave import Leaving
 from paceline.train.prefetch import prefetch
+from paceline.train.progress import EpochSums, Progress, generators, seed_generators, set_generators
 from paceline.trial import Trial
 from paceline.workloads.base import Batch, Split, Workload
 
 EXAMPLES_FETCHED_TOGETHER = 1024  # in one handoff from the prefetching thread, where updates are smaller
 LOOK_AT_LOSS_EVERY = 32  # updates, on a GPU, where each look waits for the device
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """How far a trial has come; what a checkpoint keeps beside parameters and optimizer state."""
-
-    epoch: int = 0
-    num_updates: int = 0
-    num_samples: int = 0
-    num_gradient_evaluations: int = 0
-    evaluation_time_s: float = 0.0
-    checkpoint_time_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +46,12 @@ class Update:
     num_global: int
 
 
-@dataclass(kw_only=True)
-class EpochSums:
-    """What an epoch adds up as it goes, off the clock."""
-
-    num_samples: int = 0
-    metrics: MetricSums = field(default_factory=MetricSums)
-
-
-def run_trial(trial: Trial, workload: Workload, ranks: Ranks, trial_dir: Path) -> End:
+def run_trial(
+    trial: Trial, workload: Workload, ranks: Ranks, trial_dir: Path, leaving: Leaving | None = None
+) -> End | None:
     """Train one trial to its budget, from its newest checkpoint if it has one. Every rank calls this.
 
+    Returns: the end record; None if the ranks were asked to leave, after a checkpoint.
     Raises: UsageError if the trial cannot be run as asked. A loss that is not finite ends it as ``diverged``.
     """
     began = time.perf_counter()
@@ -74,11 +59,15 @@ def run_trial(trial: Trial, workload: Workload, ranks: Ranks, trial_dir: Path) -
         if count < ranks.world_size:
             raise UsageError(f"{ranks.world_size} ranks cannot share the {count} examples of the {split} split")
     reset_peak_memory(ranks.device)
-    training = Training(trial, workload, ranks, trial_dir)
+    training = Training(trial, workload, ranks, trial_dir, leaving)
     try:
         training.begin(began)
-        status, reason, test = training.run()
-        return training.end(status, reason, test, wall_time_s=time.perf_counter() - began)
+        with training.leaving.heeded():
+            ended = training.run()
+            if ended is None:
+                return None
+            status, reason, test = ended
+            return training.end(status, reason, test, wall_time_s=time.perf_counter() - began)
     finally:
         training.close()
 
@@ -86,11 +75,15 @@ def run_trial(trial: Trial, workload: Workload, ranks: Ranks, trial_dir: Path) -
 class Training:
     """The moving parts of one trial on one rank."""
 
-    def __init__(self, trial: Trial, workload: Workload, ranks: Ranks, trial_dir: Path) -> None:
+    def __init__(
+        self, trial: Trial, workload: Workload, ranks: Ranks, trial_dir: Path, leaving: Leaving | None = None
+    ) -> None:
         torch.manual_seed(trial.seed)
         self.trial, self.workload, self.ranks, self.trial_dir = trial, workload, ranks, trial_dir
         self.autocast = trial.options.autocast == "bf16"
         self.clock, self.totals, self.progress = Clock(ranks.device), Totals(), Progress()
+        self.leaving, self.leaves = leaving or Leaving(), False
+        self.sums = EpochSums()
         self.saved_at = 0
         self.stop = ""  # why training stops before max_epochs; kept in checkpoints, so that it is not resumed
         self.model: nn.Module = workload.build_model().to(ranks.device)
@@ -131,20 +124,28 @@ class Training:
         )
         self.ranks.barrier()  # rank 0 may have looked through the validation labels: not on the others' clocks
 
-    def run(self) -> tuple[Status, str, dict[str, float]]:
-        """Run epochs until the budget is used up or the loss diverges.
+    def run(self) -> tuple[Status, str, dict[str, float]] | None:
+        """Run epochs until the budget is used up, the loss diverges, or the ranks leave.
 
-        Returns: status, the reason in words, and the score on the test split, touched once, here.
+        Returns: status, the reason in words, and the score on the test split, touched once, here; None if they leave.
         """
         try:
-            while not self.stop and self.progress.epoch < self.trial.max_epochs:
+            while not self._is_finished and not self.leaves:
                 self._epoch()
         except DivergedError as error:
             self.clock.drain(self.ranks, self.totals)
             return "diverged", str(error), {}
-        if self.saved_at != self.progress.num_updates:
+        if self._is_finished:
             self._checkpoint()
-        return "completed", self.stop or "reached max_epochs", self._score("test").means
+            return "completed", self.stop or "reached max_epochs", self._score("test").means
+        self.clock.drain(self.ranks, self.totals)
+        self._checkpoint()
+        self.ranks.barrier()  # rank 0 may still be reading what the others sent it
+        return None
+
+    @property
+    def _is_finished(self) -> bool:
+        return bool(self.stop) or self.progress.epoch == self.trial.max_epochs
 
     def advance(self, num_updates: int) -> None:
         """Make the first updates of an epoch and nothing else: no record, no evaluation, no checkpoint.
@@ -177,14 +178,18 @@ class Training:
         return record
 
     def _epoch(self) -> None:
-        """One epoch, or less if training must stop."""
+        """One epoch, or what is left of it; less if training must stop, or the ranks leave."""
         epoch, total = self.progress.epoch, self.workload.num_examples["train"]
         order = epoch_permutation(total, seed=self.trial.seed, epoch=epoch)
-        torch.manual_seed(_generator_seed(self.trial.seed, epoch, self.ranks.rank))
+        sums = self.sums
+        if sums.num_samples == 0:
+            seed_generators(self.trial.seed, epoch=epoch, rank=self.ranks.rank)
         rank_batch_size = max(1, self.trial.global_batch_size // self.ranks.world_size)
-        updates = prefetch(self._updates(order, epoch), together=max(1, EXAMPLES_FETCHED_TOGETHER // rank_batch_size))
-        sums = EpochSums()
-        while sums.num_samples < total and not self.stop:
+        updates = prefetch(
+            self._updates(order, epoch, first=sums.num_samples),
+            together=max(1, EXAMPLES_FETCHED_TOGETHER // rank_batch_size),
+        )
+        while sums.num_samples < total and not self.stop and not self.leaves:
             self.clock.start()
             update = next(updates)
             self._update(update, sums)
@@ -193,13 +198,21 @@ class Training:
                 self.progress.epoch += 1
             if ended or self._evaluation_is_due(update.num_global):
                 self._evaluate(sums, epoch_end=ended)
+            if self.leaving.asked:
+                self.leaves = self.leaving.is_due(self.progress.num_updates, self.ranks)
         updates.close()
         if sums.num_samples == total:
             self._end_epoch(order, epoch)
 
-    def _updates(self, order: NDArray[np.int64], epoch: int) -> Iterator[Update]:
-        """Gather this rank's part of each update of an epoch; runs in the prefetching thread."""
+    def _updates(self, order: NDArray[np.int64], epoch: int, *, first: int = 0) -> Iterator[Update]:
+        """Gather this rank's part of each update of an epoch; runs in the prefetching thread.
+
+        Args:
+            first: the examples that earlier updates took.
+        """
         for cut in update_slices(len(order), self.trial.global_batch_size):
+            if cut.start < first:
+                continue
             indices = order[cut]
             own = indices[rank_part(len(indices), rank=self.ranks.rank, world_size=self.ranks.world_size)]
             # a rank without a part still takes part in the collectives: it evaluates an example that weighs nothing
@@ -310,24 +323,39 @@ class Training:
                 peak_memory_bytes=peak_memory_bytes(self.ranks.device),
             )
         )
+        self.sums = EpochSums()
         self._checkpoint()
 
     def _checkpoint(self) -> None:
+        """Save where training is, unless that was done; what it vouches for, every rank has recorded."""
+        if self.saved_at == self.progress.num_updates:
+            return
         began = time.perf_counter()
-        if self.ranks.rank == 0:
-            checkpoint.save(self.trial_dir, self._state(), num_updates=self.progress.num_updates)
+        own_states = self.ranks.gather(self._own_state())
+        if own_states is not None:
+            state = self._state() | {"ranks": own_states}
+            checkpoint.save(self.trial_dir, state, num_updates=self.progress.num_updates)
         self.saved_at = self.progress.num_updates
         self.progress.checkpoint_time_s += time.perf_counter() - began
 
     def _state(self) -> dict[str, Any]:
+        """What is the same on every rank."""
         return {
             "trial": self.trial.id,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": vars(self.progress),
             "stop": self.stop,
+        }
+
+    def _own_state(self) -> dict[str, Any]:
+        """What each rank has of its own."""
+        return {
             "totals": self.totals.state_dict(),
             "traffic": vars(self.ranks.traffic),
+            "buffers": {name: buffer.cpu() for name, buffer in self.model.named_buffers()},
+            "generators": generators(self.ranks.device),
+            "sums": self.sums.state_dict(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -335,9 +363,16 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
         self.stop = state["stop"]
-        self.totals = Totals.from_state_dict(state["totals"])
-        vars(self.ranks.traffic).update(state["traffic"])
         self.saved_at = self.progress.num_updates
+        own = state["ranks"][self.ranks.rank] if "ranks" in state else state  # of schema 1: rank 0's, after an epoch
+        self.totals = Totals.from_state_dict(own["totals"])
+        vars(self.ranks.traffic).update(own["traffic"])
+        if "ranks" not in state:
+            return
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(own["buffers"][name])
+        set_generators(own["generators"], self.ranks.device)
+        self.sums = EpochSums.from_state_dict(own["sums"], self.ranks.device)
 
     def _discarded_passes(self) -> None:
         """Two forward and backward passes through the strategy whose results are thrown away.
@@ -347,20 +382,15 @@ class Training:
         """
         traffic = dict(vars(self.ranks.traffic))
         buffers = [buffer.clone() for buffer in self.model.buffers()]
-        generator = torch.get_rng_state()
+        before = generators(self.ranks.device)
         order = epoch_permutation(self.workload.num_examples["train"], seed=self.trial.seed, epoch=self.progress.epoch)
         update = next(self._updates(order, self.progress.epoch))
         batches = [self.workload.prepare(batch, self.ranks.device) for batch in update.micro_batches]
         for _ in range(2):
             self.strategy.objective(batches, num_examples=update.num_global)
             self.strategy.zero_grad()
-        torch.set_rng_state(generator)
-        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
+        set_generators(before, self.ranks.device)
+        for buffer, kept in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(kept)
         vars(self.ranks.traffic).update(traffic)
         self.clock.discard()
-
-
-def _generator_seed(seed: int, epoch: int, rank: int) -> int:
-    """The seed of torch's generator in an epoch on a rank (dropout), so that an epoch can be repeated alone."""
-    return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1, np.uint64)[0] >> 1)

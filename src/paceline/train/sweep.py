@@ -30,6 +30,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 SIZES = tuple(1024 * 4**power for power in range(8))  # bytes, 1 kB to 16 MB
 TIME_A_SIZE_S = 0.15
 MOST_REPEATS = 50
+LONGEST_S = 3.0  # for one all-reduce; larger sizes are left out
 MEETING_TIMEOUT_S = 40.0
 COLLECTIVE_TIMEOUT_S = 20.0
 DEADLINE_S = 60.0
@@ -105,7 +106,7 @@ def _cause(error: ChildFailedError | RendezvousError) -> str:
 
 @record
 def sweep(agent: int) -> list[dict[str, float]]:
-    """Time all-reduces of float32 of every size; by size: its bytes and the median seconds, as this rank saw them.
+    """Meet the other ranks, and ``measure``.
 
     Args:
         agent: the process id of the parent, with which this one ends.
@@ -116,29 +117,43 @@ def sweep(agent: int) -> list[dict[str, float]]:
         os._exit(1)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
-    measured = [_time(size) for size in SIZES]
+    measured = measure()
     dist.monitored_barrier(timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
     dist.destroy_process_group()
     return measured
 
 
-def _time(size: int) -> dict[str, float]:
-    """The first all-reduce tells how many more there is time for; all ranks repeat it as often as rank 0 says."""
-    tensor = torch.zeros(size // 4)
-    dist.all_reduce(tensor)
-    repeats = torch.tensor([_repeats(_once(tensor))])
-    dist.broadcast(repeats, src=0)
-    times = [_once(tensor) for _ in range(int(repeats))]
-    return {"bytes": size, "seconds": statistics.median(times), "repeats": len(times)}
+def measure(group: dist.ProcessGroup | None = None, device: torch.device | str = "cpu") -> list[dict[str, float]]:
+    """The median seconds of all-reduces of float32, by size, as this rank saw them; every rank of ``group`` calls it.
+
+    Args:
+        group: the ranks that take part, rank 0 of all among them; all if left out.
+    """
+    tensors = [torch.zeros(size // 4, device=device) for size in SIZES]
+    _once(tensors[0], group)  # connects
+    expected_s = min(_once(tensors[0], group), LONGEST_S)
+    measured = []
+    for size, tensor in zip(SIZES, tensors, strict=True):
+        repeats = torch.tensor([_repeats(expected_s)], device=device)
+        dist.broadcast(repeats, src=0, group=group)
+        if not repeats:
+            break
+        times = [_once(tensor, group) for _ in range(int(repeats))]
+        measured.append({"bytes": size, "seconds": statistics.median(times), "repeats": len(times)})
+        expected_s = 4 * measured[-1]["seconds"]
+    return measured
 
 
-def _repeats(seconds: float) -> int:
-    return max(1, min(MOST_REPEATS, int(TIME_A_SIZE_S / max(seconds, 1e-9))))
+def _repeats(expected_s: float) -> int:
+    """How many all-reduces there is time for; none where a single one would take too long."""
+    return 0 if expected_s > LONGEST_S else max(1, min(MOST_REPEATS, int(TIME_A_SIZE_S / max(expected_s, 1e-9))))
 
 
-def _once(tensor: torch.Tensor) -> float:
+def _once(tensor: torch.Tensor, group: dist.ProcessGroup | None) -> float:
     began = time.perf_counter()
-    dist.all_reduce(tensor)
+    dist.all_reduce(tensor, group=group)
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
     return time.perf_counter() - began
 
 

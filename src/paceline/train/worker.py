@@ -1,8 +1,8 @@
 """A warm rank: ``python -m paceline.train.worker JOB``, started by the agent; makes a job's checks, runs its trials.
 
 A trial of H hosts with R ranks each uses the first R ranks of the first H hosts; the others sleep on the store until it
-is over. An error ends the process with a word why; elastic starts all ranks anew, on all hosts, the trial is recorded
-as failed, and the job goes on with the next.
+is over. Before each trial rank 0 says whether it is run, or all leave. An error ends the process with a word why;
+elastic starts all ranks anew, on all hosts, the trial is recorded as failed, and the job goes on with the next.
 """
 
 from __future__ import annotations
@@ -37,14 +37,13 @@ from paceline.job import (
 from paceline.records import Checks, Exit, Finding, Status, write_json
 from paceline.strategies.ranks import Ranks
 from paceline.study import WorkloadEntry
-from paceline.train import check, failure
+from paceline.train import check, failure, network
 from paceline.train.group import Groups, choose_device, connect, holds_store, initialize
 from paceline.train.heartbeat import Heartbeat
+from paceline.train.leave import TRIAL_TIMEOUT, Leaving
 from paceline.train.loop import run_trial
 from paceline.trial import Trial
 from paceline.workloads.base import Workload, WorkloadRequest
-
-TRIAL_TIMEOUT = timedelta(days=365)  # how long idle ranks sleep; the death of a busy one ends them much sooner
 
 
 def main() -> None:
@@ -53,12 +52,9 @@ def main() -> None:
     job = Job.read(Path(sys.argv[1]))
     torch.set_num_threads(job.threads_per_rank)
     device = choose_device(job.device)
-    store, heartbeat = _join(job, device)
-    _run_job(job, device, store, heartbeat)
-    dist.barrier()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # destroying process groups at exit aborts now and then
+    store, heartbeat, leaving = _join(job, device)
+    _run_job(job, device, store, heartbeat, leaving)
+    leaving.leave()
 
 
 def end_with_parent() -> None:
@@ -73,7 +69,7 @@ def end_with_parent() -> None:
     os.environ[PARENT_VARIABLE] = str(os.getpid())
 
 
-def _join(job: Job, device: torch.device) -> tuple[Store, Heartbeat]:
+def _join(job: Job, device: torch.device) -> tuple[Store, Heartbeat, Leaving]:
     """Connect to the other ranks, numbered by their places: elastic numbers hosts by how their addresses are spelt."""
     rank = int(os.environ[NODE_VARIABLE]) * job.ranks_per_host + int(os.environ["LOCAL_RANK"])
     heartbeat = Heartbeat(rank=rank, world_size=job.num_ranks, timeout_s=job.heartbeat_timeout_s, folder=job.logs)
@@ -82,27 +78,30 @@ def _join(job: Job, device: torch.device) -> tuple[Store, Heartbeat]:
     store.set_timeout(timedelta(seconds=job.collective_timeout_s))
     initialize(device, timeout_s=job.collective_timeout_s, store=store, rank=rank)
     heartbeat.joined()
-    return store, heartbeat
+    leaving = Leaving()
+    leaving.listen(job.leave_path, store, rank=rank, world_size=job.num_ranks, holds_store=holds_store())
+    return store, heartbeat, leaving
 
 
-def _run_job(job: Job, device: torch.device, store: Store, heartbeat: Heartbeat) -> None:
+def _run_job(job: Job, device: torch.device, store: Store, heartbeat: Heartbeat, leaving: Leaving) -> None:
     _record_crash(job, store)
     trials = [read_trial(job.folder / name) for name in _open_trials(job, store)]
     checked = [read_trial(job.folder / name) for name in (job.checks.trials if job.checks else ())]
     scales = {trial.scale for trial in (*trials, *checked)}
-    groups = Groups(scales, device, ranks_per_host=job.ranks_per_host)
+    groups = Groups(scales | network.scales(job), device, ranks_per_host=job.ranks_per_host)
+    if _from_first(store, "network", "yes" if network.is_wanted(job) else ""):
+        network.measure(job, groups, dist.get_rank())
     if job.checks is not None and not _may_begin(job, job.checks, checked, groups, store):
         return
-    for number, trial in enumerate(trials):
+    number = 0
+    while leaving.goes_on(number, len(trials)):
+        trial = trials[number]
         heartbeat.folder = job.folder / trial.id
         if groups.has_part(trial.scale):
             if dist.get_rank() == 0:
                 job.mark_running(trial.id)
-            run_and_record(trial, job.data_dir, groups.ranks(trial.scale), heartbeat.folder)
-            if dist.get_rank() == 0:
-                store.set(f"done-{number}", "1")
-        else:
-            store.wait([f"done-{number}"], TRIAL_TIMEOUT)
+            run_and_record(trial, job.data_dir, groups.ranks(trial.scale), heartbeat.folder, leaving)
+        number += 1
 
 
 def _record_crash(job: Job, store: Store) -> None:
@@ -113,7 +112,8 @@ def _record_crash(job: Job, store: Store) -> None:
         return
     logs = job.logs
     folder = job.folder / crashed if crashed in job.trials else logs
-    word = failure.last_word(folder, rank, int(os.environ["LOCAL_RANK"]), logs)
+    of_this_agent = Path(os.environ["TORCHELASTIC_ERROR_FILE"]).parents[3]  # hosts may share the folder above it
+    word = failure.last_word(folder, rank, int(os.environ["LOCAL_RANK"]), of_this_agent)
     store.set(f"word-{rank}", json.dumps(word))
     if rank == 0:
         ranks = list(range(job.num_ranks))
@@ -174,17 +174,25 @@ def _write_checks(job: Job, wanted: ChecksWanted, found: tuple[Finding, ...]) ->
     write_json(checks_path(job.folder), made.model_dump(mode="json"))
 
 
-def run_and_record(trial: Trial, data_dir: str | Path | None, ranks: Ranks, trial_dir: Path) -> Status:
-    """Run one trial; rank 0 records how it ended, a rank that fails leaves word why and raises."""
+def run_and_record(
+    trial: Trial, data_dir: str | Path | None, ranks: Ranks, trial_dir: Path, leaving: Leaving | None = None
+) -> Status | None:
+    """Run one trial; rank 0 records how it ended, a rank that fails leaves word why and raises.
+
+    Returns: None if the ranks were asked to leave it, open.
+    """
+    failure.forget(trial_dir, dist.get_rank())  # of ranks that were ended together, some may have blamed the others
     try:
         workload = open_workload(trial.workload_entry, data_dir)
         if workload.data_digest != trial.data_digest:
             raise DataError(f"the data set {trial.dataset} has changed since the trial was planned; run it anew")
-        end = run_trial(trial, workload, ranks, trial_dir)
+        end = run_trial(trial, workload, ranks, trial_dir, leaving)
     except Exception as error:
         with suppress(OSError):  # a full disk must not hide the error
             failure.leave_word(trial_dir, dist.get_rank(), error)
         raise
+    if end is None:
+        return None
     if dist.get_rank() == 0:
         write_exit(trial_dir, Exit(status=end.status, cause=end.reason if end.status == "diverged" else ""))
     return end.status
