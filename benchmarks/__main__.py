@@ -58,6 +58,12 @@ BENCHMARKS = {
         "Start-up",
         "Whole commands, in turn. The first update is dated by the start record, which is written just before it.",
     ),
+    "lbfgs": (
+        "L-BFGS",
+        "DistributedLBFGS beside torch's L-BFGS, one thread a rank, in turn. The direction alone, from a full history; "
+        "whole steps with strong Wolfe from the same start, with equal numbers of evaluations; and on two ranks over "
+        "gloo, beside DDP with torch's L-BFGS whose closure also adds up the loss.",
+    ),
     "report": (
         "The report",
         "The whole command on a run folder of synthetic records, from reading them to the HTML file.",

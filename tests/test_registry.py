@@ -24,12 +24,6 @@ def test_every_name_can_be_imported(kind, name):
     assert callable(registry.resolve(kind, name))
 
 
-def test_an_alias_stands_for_a_registered_name():
-    for kind, aliases in registry.ALIASES.items():
-        assert set(aliases.values()) <= set(registry.REGISTRY[kind])
-    assert registry.canonical("optimizers", "lbfgs") == "lbfgs-torch"
-
-
 def test_an_unknown_name_is_refused_with_the_nearest_and_the_list():
     with pytest.raises(UsageError, match=r"unknown optimizer 'adamm': did you mean 'adam'\? Allowed: adam, adamw"):
         registry.canonical("optimizers", "adamm")

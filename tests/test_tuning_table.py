@@ -47,8 +47,9 @@ MISTAKES = {
         "tuning.search.adam.beta1: Input should be less than 1 (given: 1.5)",
     ),
     "a choice out of its range": (
-        {"search": {"quasi": {"line_search": ["none", "wolfe"]}}},
-        "tuning.search.quasi.line_search: Input should be 'none' or 'strong_wolfe' (given: 'wolfe')",
+        {"search": {"quasi": {"line_search": ["fixed", "wolfe"]}}},
+        "tuning.search.quasi.line_search: Input should be 'weak_wolfe', 'strong_wolfe', 'armijo' or 'fixed' "
+        "(given: 'wolfe')",
     ),
     "half a whole number": (
         {"search": {"quasi": {"max_iter": {"low": 1.5, "high": 3}}}},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -51,7 +51,12 @@ class Choices:
 
 
 class Hyperparameters(Frozen):
-    """Base of the tables below. ``Search`` and ``Choices`` mark what tuning explores unless told otherwise."""
+    """Base of the tables below. ``Search`` and ``Choices`` mark what tuning explores unless told otherwise.
+
+    ``reduces``: the optimizer adds up over ranks itself, so that strategies which do so are not for it.
+    """
+
+    reduces: ClassVar[bool] = False
 
 
 class Sgd(Hyperparameters):
@@ -81,6 +86,26 @@ class AdamW(Adam):
     weight_decay: Annotated[float, Field(ge=0), Search(low=1e-4, high=1e-1, log=True)] = 0.01
 
 
+class Lbfgs(Hyperparameters):
+    """L-BFGS whose ranks take one decision (Liu and Nocedal 1989; sharded as Chen, Wang and Zhou 2014)."""
+
+    reduces: ClassVar[bool] = True
+
+    lr: Annotated[float, Field(gt=0), Search(low=1e-2, high=1.0, log=True)] = 1.0
+    max_iter: Annotated[int, Field(ge=1, le=10_000), Search(low=1, high=20, log=True)] = 20
+    max_eval: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    tolerance_grad: Annotated[float, Field(ge=0, lt=1)] = 1e-7
+    tolerance_change: Annotated[float, Field(ge=0, lt=1)] = 1e-9
+    history_size: Annotated[int, Field(ge=1, le=10_000)] = 100
+    line_search: Annotated[
+        Literal["weak_wolfe", "strong_wolfe", "armijo", "fixed"], Choices(values=("weak_wolfe", "fixed"))
+    ] = "weak_wolfe"
+    max_line_search: Annotated[int, Field(ge=1)] = 25
+    damping: bool = False
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    mode: Literal["auto", "replicated", "sharded"] = "auto"
+
+
 class LbfgsTorch(Hyperparameters):
     """torch.optim.LBFGS, its closure made safe under several ranks (Liu and Nocedal 1989; Nocedal and Wright 2006)."""
 
@@ -103,7 +128,9 @@ class AnyHyperparameters(BaseModel):
 OPTIMIZERS: dict[str, type[Hyperparameters]] = {
     "adam": Adam,
     "adamw": AdamW,
+    "lbfgs": Lbfgs,
     "lbfgs-torch": LbfgsTorch,
+    "lbfgs-torch-allreduce": LbfgsTorch,
     "sgd": Sgd,
 }
 
@@ -111,6 +138,11 @@ OPTIMIZERS: dict[str, type[Hyperparameters]] = {
 def hyperparameters_of(optimizer: str) -> type[BaseModel]:
     """The table of a canonical optimizer name; permissive for one from outside."""
     return OPTIMIZERS.get(optimizer, AnyHyperparameters)
+
+
+def reduces(optimizer: str) -> bool:
+    """Whether an optimizer, by its canonical name, adds up over ranks itself."""
+    return optimizer in OPTIMIZERS and OPTIMIZERS[optimizer].reduces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +169,9 @@ class StrategyCard:
 
 
 STRATEGIES: dict[str, StrategyCard] = {
+    "by-optimizer": StrategyCard(summary="no wrapper: the optimizer adds up over ranks itself", min_ranks=2),
     "ddp": StrategyCard(summary="torch's DistributedDataParallel; loss and gradient in one collective per bucket"),
+    "reproducible": StrategyCard(summary="fixed microbatches, added up by a fixed tree: bits as on one rank"),
     "single": StrategyCard(summary="one process, no distributed wrapper", max_ranks=1),
 }
 

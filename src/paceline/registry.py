@@ -18,11 +18,15 @@ REGISTRY: dict[Kind, dict[str, str]] = {
     "optimizers": {
         "adam": "paceline.optimizers.adam:build_adam",
         "adamw": "paceline.optimizers.adam:build_adamw",
+        "lbfgs": "paceline.optimizers.lbfgs:build",
         "lbfgs-torch": "paceline.optimizers.lbfgs_torch:build",
+        "lbfgs-torch-allreduce": "paceline.optimizers.lbfgs_torch:build_with_all_reduce",
         "sgd": "paceline.optimizers.sgd:build",
     },
     "strategies": {
+        "by-optimizer": "paceline.strategies.by_optimizer:ByOptimizer",
         "ddp": "paceline.strategies.ddp:Ddp",
+        "reproducible": "paceline.strategies.reproducible:Reproducible",
         "single": "paceline.strategies.single:Single",
     },
     "workloads": {
@@ -40,25 +44,17 @@ REGISTRY: dict[Kind, dict[str, str]] = {
     },
 }
 
-ALIASES: dict[Kind, dict[str, str]] = {
-    "optimizers": {"lbfgs": "lbfgs-torch"},
-    "strategies": {},
-    "workloads": {},
-    "launchers": {},
-}
-
 
 def names(kind: Kind) -> list[str]:
-    """Every name that ``kind`` answers to without a colon: built in, alias or entry point."""
-    return sorted({*REGISTRY[kind], *ALIASES[kind], *(point.name for point in entry_points(group=f"paceline.{kind}"))})
+    """Every name that ``kind`` answers to without a colon: built in, or an entry point."""
+    return sorted({*REGISTRY[kind], *(point.name for point in entry_points(group=f"paceline.{kind}"))})
 
 
 def canonical(kind: Kind, name: str) -> str:
-    """Replace an alias by the name it stands for, and refuse a name that nobody registered.
+    """The name as it is, unless nobody registered it.
 
     Raises: UsageError with the nearest match and the list of names.
     """
-    name = ALIASES[kind].get(name, name)
     if ":" in name or name in REGISTRY[kind] or name in names(kind):
         return name
     raise UsageError(

@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from paceline import registry
-from paceline.cards import OPTIMIZERS, Frozen, Name, Search, Seed, hyperparameters_of, strategy_card
+from paceline.cards import OPTIMIZERS, Frozen, Name, Search, Seed, hyperparameters_of, reduces, strategy_card
 from paceline.errors import UsageError, nearest
 from paceline.tuning import FORMS, Tuning, resolve
 
@@ -223,6 +223,11 @@ class Study(Frozen):
     stop_at_target: bool = False
     scales: Annotated[tuple[Scale, ...], _AT_LEAST_ONE, AfterValidator(_distinct)] = (Scale(ranks_per_host=1),)
     strategies: Annotated[tuple[str, ...], _AT_LEAST_ONE, AfterValidator(_distinct)] = ("auto",)
+    reproducible: bool | PositiveInt = Field(
+        False,
+        description="the same bits at every scale, by this many fixed microbatches an update, a power of two; true: as "
+        "many as the largest scale has ranks",
+    )
     threads_per_rank: PositiveInt | Literal["auto"] = Field(
         "auto", description="the same at every scale; 'auto': the cores of this host shared by the largest scale"
     )
@@ -280,7 +285,7 @@ class Study(Frozen):
     @model_validator(mode="after")
     def _strategies_fit_scales(self) -> Study:
         for scale in self.scales:
-            if not self.strategies_at(scale):
+            if not self._named_at(scale):
                 raise PydanticCustomError(
                     "strategy_scale",
                     "no strategy of {strategies} admits the scale {scale} ({ranks} ranks): {admitted}",
@@ -293,15 +298,74 @@ class Study(Frozen):
                 )
         return self
 
-    def strategies_at(self, scale: Scale) -> list[str]:
-        """The study's strategies that admit ``scale``; ``auto`` is ``single`` at one rank and ``ddp`` above."""
+    @model_validator(mode="after")
+    def _gradients_can_be_clipped(self) -> Study:
+        for label, entry in self.optimizers.items():
+            if reduces(entry.name) and self.options_of(label).clip_grad_norm != "off":
+                raise PydanticCustomError(
+                    "clip",
+                    "{label} adds up gradients itself, and clip_grad_norm would see one rank's only; switch it off in "
+                    "[optimizers.{label}.options]",
+                    {"label": label},
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _reproducible_fits(self) -> Study:
+        if not self.reproducible:
+            return self
+        if self.strategies != ("auto",):
+            raise PydanticCustomError("reproducible", "reproducible is a strategy of its own; leave strategies out")
+        if self.options.accumulation_steps > 1:
+            raise PydanticCustomError(
+                "reproducible", "reproducible has microbatches of its own; leave accumulation_steps out"
+            )
+        parts = self.num_microbatches
+        for number in (parts, *(scale.num_ranks for scale in self.scales)):
+            if number & (number - 1) or number > parts:
+                raise PydanticCustomError(
+                    "reproducible",
+                    "the number of microbatches ({parts}) and that of ranks at each scale must be powers of two, the "
+                    "first the largest; {number} is not",
+                    {"number": number, "parts": parts},
+                )
+        smallest = min(self.batch.at(scale.num_ranks) for scale in self.scales)
+        if smallest < parts:
+            raise PydanticCustomError(
+                "reproducible",
+                "an update of {size} examples cannot be cut into {parts} microbatches",
+                {"size": smallest, "parts": parts},
+            )
+        return self
+
+    @property
+    def num_microbatches(self) -> int:
+        """In which an update is computed for the sake of equal bits; 0 where that is not asked for."""
+        if self.reproducible is True:
+            return max(scale.num_ranks for scale in self.scales)
+        return int(self.reproducible)
+
+    def strategies_at(self, scale: Scale, label: str) -> list[str]:
+        """The strategies of an optimizer at a scale.
+
+        ``auto`` is ``single`` at one rank and ``ddp`` above; an optimizer that adds up over ranks itself takes
+        ``by-optimizer`` in place of those that would.
+        """
+        if self.reproducible:
+            return ["reproducible"]
+        if scale.num_ranks > 1 and reduces(self.optimizers[label].name):
+            return ["by-optimizer"]
+        return self._named_at(scale)
+
+    def _named_at(self, scale: Scale) -> list[str]:
+        """The study's strategies that admit ``scale``."""
         named = [("single" if scale.num_ranks == 1 else "ddp") if name == "auto" else name for name in self.strategies]
         return [name for name in dict.fromkeys(named) if strategy_card(name).admits(scale.num_ranks)]
 
     @property
     def num_cells(self) -> int:
         """Cells of each workload."""
-        return len(self.optimizers) * sum(len(self.strategies_at(scale)) for scale in self.scales)
+        return sum(len(self.strategies_at(scale, label)) for label in self.optimizers for scale in self.scales)
 
     @property
     def repeats_baseline(self) -> bool:

@@ -29,6 +29,7 @@ class Trial(Frozen):
 
     ``target`` says what counts as reached; it is no part of the id unless training stops there. ``repeat`` is 1 for the
     second half of an A/A pair: the same computation once more, timed to learn what the machine's noise is.
+    ``num_microbatches`` is that of an update which is to have the same bits at every scale, else 0.
     """
 
     study: str
@@ -49,6 +50,7 @@ class Trial(Frozen):
     lr_rule: Literal["none", "linear", "sqrt"]
     global_batch_size: int
     options: Options
+    num_microbatches: int = 0
     max_epochs: int
     max_train_time_s: float | Literal["unlimited"]
     evaluate_every: int | Literal["epoch"]
@@ -94,7 +96,7 @@ class Trial(Frozen):
     def id(self) -> str:
         """A readable name and ten hex digits of the hash of the scientific fields and the data digest."""
         ignored = {"study", *(() if self.stop_at_target else ("target_metric", "target_value", "target_mode"))}
-        ignored |= set() if self.repeat else {"repeat"}
+        ignored |= {name for name in ("repeat", "num_microbatches") if not getattr(self, name)}
         canonical = json.dumps(self.model_dump(mode="json", exclude=ignored), sort_keys=True)
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
         readable = f"{self.workload}_{self.label}_{self.strategy}_{self.scale}_seed{self.seed}"
@@ -132,7 +134,7 @@ def expand(
             for workload in study.workloads
             for label in study.optimizers
             for scale in study.scales
-            for strategy in study.strategies_at(scale)
+            for strategy in study.strategies_at(scale, label)
         ]  # fmt: skip
         trials += own
         if study.repeats_baseline:
@@ -182,6 +184,7 @@ def _trial(
         lr_rule=getattr(study.batch, "lr_rule", "none"),
         global_batch_size=study.batch.at(scale.num_ranks),
         options=study.options_of(label),
+        num_microbatches=study.num_microbatches,
         max_epochs=study.max_epochs,
         max_train_time_s=study.max_train_time_s,
         evaluate_every=study.evaluate_every,

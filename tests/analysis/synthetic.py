@@ -34,7 +34,7 @@ def make_study(**changes: Any) -> Study:
         "scales": [1, 2],
         "batch": {"rule": "global", "global_batch_size": 64},
         "workloads": {"digits": {"name": "lenet5-mnist", "dataset": "mnist-small", "target": 0.95}},
-        "optimizers": {"sgd": {}, "adam": {}, "lbfgs": {"lr": 0.5}},
+        "optimizers": {"sgd": {}, "adam": {}, "lbfgs": {"name": "lbfgs-torch", "lr": 0.5}},
         "threads_per_rank": 1,
     }
     return validate(settings | changes, source="synthetic study")

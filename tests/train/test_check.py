@@ -67,7 +67,7 @@ def test_no_false_alarm_on_fashion(check):
 @pytest.mark.parametrize("scales", [[1, 3], [2, 4]])
 def test_no_false_alarm_on_points_whatever_the_scales(check, scales):
     """Also with gradients clipped and micro-batches, and L-BFGS as torch sets it."""
-    optimizers = OPTIMIZERS | {"defaults": {"name": "lbfgs"}}
+    optimizers = OPTIMIZERS | {"lbfgs": {"name": "lbfgs-torch"}}
     options = {"clip_grad_norm": 0.1, "accumulation_steps": 2}
     findings = check(TOY, scales=scales, optimizers=optimizers, options=options)
     assert statuses(findings) == ["pass"] * 4, findings

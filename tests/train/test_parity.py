@@ -101,16 +101,18 @@ def test_ddp_at_one_rank_is_single(runs, rank_pool, tmp_path, optimizer):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "num_iterations", "tolerance", "line_search", "hidden"),
+    ("name", "dtype", "num_iterations", "tolerance", "line_search", "hidden"),
     [
-        ("float32", 20, 1e-5, "none", 0),
-        ("float32", 20, 1e-5, "strong_wolfe", 8),
-        ("float64", 50, 1e-8, "none", 8),
-        ("float64", 50, 1e-8, "strong_wolfe", 8),
+        ("lbfgs-torch", "float32", 20, 1e-5, "none", 0),
+        ("lbfgs-torch", "float32", 20, 1e-5, "strong_wolfe", 8),
+        ("lbfgs-torch", "float64", 50, 1e-8, "none", 8),
+        ("lbfgs-torch", "float64", 50, 1e-8, "strong_wolfe", 8),
+        ("lbfgs", "float32", 20, 1e-5, "fixed", 0),
+        ("lbfgs", "float64", 50, 1e-8, "weak_wolfe", 8),
     ],
 )
 def test_full_batch_lbfgs_is_the_same_on_n_ranks(
-    rank_pool, tmp_path, dtype, num_iterations, tolerance, line_search, hidden
+    rank_pool, tmp_path, name, dtype, num_iterations, tolerance, line_search, hidden
 ):
     """All examples in one update: equal parameters, and equally many evaluations on all ranks.
 
@@ -121,7 +123,7 @@ def test_full_batch_lbfgs_is_the_same_on_n_ranks(
         trial = toy_trial(
             num_ranks=num_ranks,
             optimizer={
-                "name": "lbfgs", "lr": 1.0 if line_search == "strong_wolfe" else 0.5, "max_iter": num_iterations,
+                "name": name, "lr": 1.0 if line_search.endswith("wolfe") else 0.5, "max_iter": num_iterations,
                 "line_search": line_search, "tolerance_grad": 0.0, "tolerance_change": 0.0,
             },
             toy={"hidden": hidden, "dtype": dtype},

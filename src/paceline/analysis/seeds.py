@@ -53,7 +53,7 @@ def _place_in(study: Study) -> Callable[[Trial], tuple[int, ...]]:
     scales, labels, workloads = [str(scale) for scale in study.scales], list(study.optimizers), list(study.workloads)
 
     def place(trial: Trial) -> tuple[int, ...]:
-        strategies = study.strategies_at(trial.scale)
+        strategies = study.strategies_at(trial.scale, trial.label) if trial.label in study.optimizers else []
         found = (
             (workloads, trial.workload),
             (labels, trial.label),

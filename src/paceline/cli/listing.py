@@ -38,14 +38,8 @@ def entries_of(kind: Listed) -> list[dict[str, Any]]:
     describe = {"workloads": _workload, "optimizers": _optimizer, "strategies": _strategy}[kind]
     entries = []
     for name in registry.names(kind):
-        target = registry.ALIASES[kind].get(name)
-        if target is not None:
-            told: dict[str, Any] = {"summary": f"another name of {target}"}
-        elif name in registry.REGISTRY[kind]:
-            told = describe(name)
-        else:
-            told = {"summary": "of an installed package"}
-        entries.append({"name": name, "alias_of": target, **told})
+        told = describe(name) if name in registry.REGISTRY[kind] else {"summary": "of an installed package"}
+        entries.append({"name": name, **told})
     return entries
 
 

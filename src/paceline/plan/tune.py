@@ -64,7 +64,7 @@ def tuning_trials(study: Study, facts: Mapping[str, WorkloadFacts], *, threads_p
         for scale in inner.scales
     }
     trials = expand(inner, facts, threads_per_rank=threads_per_rank, tuned=tuned)
-    return [trial for trial in trials if trial.strategy == study.strategies_at(trial.scale)[0]]
+    return [trial for trial in trials if trial.strategy == inner.strategies_at(trial.scale, trial.label)[0]]
 
 
 def first_of_each(trials: Sequence[Trial]) -> list[Trial]:

@@ -8,11 +8,12 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from paceline.strategies.ranks import Ranks
 from paceline.workloads.base import Batch, Workload
 
-COMPUTE, COMMUNICATION = 1, 2  # phases of train.clock that a strategy marks
+COMPUTE, COMMUNICATION, OPTIMIZER = 1, 2, 3  # phases of train.clock that a strategy marks
 
 
 class Strategy(ABC):
@@ -23,6 +24,7 @@ class Strategy(ABC):
     """
 
     reduces = True  # False where the optimizer adds up over ranks itself
+    same_draws = False  # True where ranks draw the same random numbers
 
     def __init__(
         self, *, model: nn.Module, workload: Workload, ranks: Ranks, mark: Callable[[int], None], autocast: bool
@@ -42,6 +44,9 @@ class Strategy(ABC):
                 evaluates another's example for nothing, so that its share of every sum is zero.
         Returns: the mean loss, a detached scalar. ``self.outputs`` keeps what the model said, one a micro-batch.
         """
+
+    def attach(self, optimizer: Optimizer) -> None:  # noqa: B027 - most strategies need not know it
+        """Learn which optimizer the gradients are for."""
 
     def zero_grad(self) -> None:
         """Forget gradients; ``Module.zero_grad`` would walk the tree of modules each time."""

@@ -22,20 +22,22 @@ class Traffic:
     bytes_sent: int = 0
     num_collectives: int = 0
 
+    def count(self, num_bytes: int) -> None:
+        """A collective that sends so much from this rank."""
+        self.num_collectives += 1
+        self.bytes_sent += num_bytes
+
     def count_all_reduce(self, payload_bytes: int, world_size: int) -> None:
         """A ring all-reduce sends 2 (W - 1) / W of its payload from each rank."""
-        self.num_collectives += 1
-        self.bytes_sent += 2 * (world_size - 1) * payload_bytes // world_size
+        self.count(2 * (world_size - 1) * payload_bytes // world_size)
 
     def count_all_gather(self, payload_bytes: int, world_size: int) -> None:
         """A ring all-gather passes on what every other rank gives."""
-        self.num_collectives += 1
-        self.bytes_sent += (world_size - 1) * payload_bytes
+        self.count((world_size - 1) * payload_bytes)
 
     def count_broadcast(self, payload_bytes: int) -> None:
         """A pipelined broadcast passes its payload through each rank once."""
-        self.num_collectives += 1
-        self.bytes_sent += payload_bytes
+        self.count(payload_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)

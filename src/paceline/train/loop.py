@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Iterator
@@ -88,16 +89,23 @@ class Training:
         self.stop = ""  # why training stops before max_epochs; kept in checkpoints, so that it is not resumed
         self.model: nn.Module = workload.build_model().to(ranks.device)
         self.initial_digest = parameters_digest(self.model)
-        self.optimizer: Optimizer = registry.resolve("optimizers", trial.optimizer)(
-            self.model.parameters(), trial.hyperparameters
-        )
         if trial.options.compile:
             # not model.compile(): that silently does nothing to a torch.nn.Sequential
             self.model.forward = torch.compile(self.model.forward)
         self.strategy: Strategy = registry.resolve("strategies", trial.strategy)(
             model=self.model, workload=workload, ranks=ranks, mark=self.clock.mark, autocast=self.autocast
         )
+        self.optimizer = self._build_optimizer()
+        self.strategy.attach(self.optimizer)
         self.records = RecordFile(rank_file(trial_dir, ranks.rank))
+
+    def _build_optimizer(self) -> Optimizer:
+        """The trial's optimizer; where its builder has parameters ``model`` or ``strategy``, these are given to it."""
+        build = registry.resolve("optimizers", self.trial.optimizer)
+        offered = {"model": self.model, "strategy": self.strategy}
+        wanted = {name: offered[name] for name in offered if name in inspect.signature(build).parameters}
+        optimizer: Optimizer = build(self.model.parameters(), self.trial.hyperparameters, **wanted)
+        return optimizer
 
     def close(self) -> None:
         """Let go of files and of the process group."""
@@ -183,7 +191,8 @@ class Training:
         order = epoch_permutation(total, seed=self.trial.seed, epoch=epoch)
         sums = self.sums
         if sums.num_samples == 0:
-            seed_generators(self.trial.seed, epoch=epoch, rank=self.ranks.rank)
+            rank = 0 if self.strategy.same_draws else self.ranks.rank
+            seed_generators(self.trial.seed, epoch=epoch, rank=rank)
         rank_batch_size = max(1, self.trial.global_batch_size // self.ranks.world_size)
         updates = prefetch(
             self._updates(order, epoch, first=sums.num_samples),
@@ -215,44 +224,61 @@ class Training:
                 continue
             indices = order[cut]
             own = indices[rank_part(len(indices), rank=self.ranks.rank, world_size=self.ranks.world_size)]
-            # a rank without a part still takes part in the collectives: it evaluates an example that weighs nothing
-            parts = np.array_split(own if len(own) else indices[:1], self.trial.options.accumulation_steps)
+            parts = self._fixed_parts(indices) if self.trial.num_microbatches else self._parts(own, indices)
             yield Update(
-                micro_batches=[
-                    self.workload.batch("train", part, seed=self.trial.seed, epoch=epoch) for part in parts if len(part)
-                ],
+                micro_batches=[self.workload.batch("train", part, seed=self.trial.seed, epoch=epoch) for part in parts],
                 num_own=len(own),
                 num_global=len(indices),
             )
+
+    def _parts(self, own: NDArray[np.int64], indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """This rank's part of an update as micro-batches.
+
+        A rank without a part still takes part in the collectives: it evaluates an example that weighs nothing.
+        """
+        parts = np.array_split(own if len(own) else indices[:1], self.trial.options.accumulation_steps)
+        return [part for part in parts if len(part)]
+
+    def _fixed_parts(self, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """This rank's share of the microbatches into which an update is cut at every scale; some may be empty."""
+        num = self.trial.num_microbatches
+        own = range(num)[rank_part(num, rank=self.ranks.rank, world_size=self.ranks.world_size)]
+        return [indices[rank_part(len(indices), rank=part, world_size=num)] for part in own]
 
     def _update(self, update: Update, sums: EpochSums) -> None:
         """One update, on the clock until the parameters are updated; then its metrics, off the clock."""
         batches = [self.workload.prepare(batch, self.ranks.device) for batch in update.micro_batches]
         self.clock.mark(DATA)
-        num_examples = update.num_global if update.num_own else math.inf
+        reduces, is_safe = self.strategy.reduces, getattr(self.optimizer, "reduces", False)
+        num_examples = math.inf if not update.num_own else update.num_global if reduces else 1
         first: list[tuple[Tensor, list[Tensor]]] = []
 
-        def closure() -> Tensor:
+        def closure() -> Tensor | tuple[Tensor, int]:
             self.clock.mark(OPTIMIZER)
             self.strategy.zero_grad()
             loss = self.strategy.objective(batches, num_examples=num_examples)
             self.progress.num_gradient_evaluations += 1
-            self._refuse_non_finite(loss, at_trial_point=bool(first))
+            if not is_safe:
+                self._refuse_non_finite(loss, at_trial_point=bool(first))
             if not first:
                 first.append((loss, self.strategy.outputs))
+            if not reduces:
+                return loss, update.num_own
             if self.trial.options.clip_grad_norm != "off":
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.trial.options.clip_grad_norm)
             return loss
 
-        self.optimizer.step(closure)  # type: ignore[arg-type] # the stub asks for a float, optimizers take the tensor
+        reached: Any = self.optimizer.step(closure)  # type: ignore[arg-type] # the stub asks for a float
         self.clock.mark(OPTIMIZER)
         self.progress.num_updates += 1
         self.progress.num_samples += update.num_global
         sums.num_samples += update.num_global
         loss, outputs = first[0]
-        sums.metrics.add({"loss": loss}, weight=update.num_global / self.ranks.world_size)
+        if is_safe:  # it takes no place where the loss is not finite, and says where there is no other
+            self._refuse_non_finite(reached, at_trial_point=False)
+        sums.metrics.add({"loss": loss}, weight=update.num_global / self.ranks.world_size if reduces else 1.0)
         if update.num_own:
-            for output, batch in zip(outputs, batches, strict=True):
+            for output, batch in zip(outputs, (batch for batch in batches if len(batch.targets)), strict=True):
                 sums.metrics.add(self.workload.metric_sums(output, batch))
 
     def _refuse_non_finite(self, loss: Tensor, *, at_trial_point: bool) -> None:
@@ -331,9 +357,9 @@ class Training:
         if self.saved_at == self.progress.num_updates:
             return
         began = time.perf_counter()
-        own_states = self.ranks.gather(self._own_state())
+        own_states, optimizer = self.ranks.gather(self._own_state()), self._optimizer_state()
         if own_states is not None:
-            state = self._state() | {"ranks": own_states}
+            state = self._state() | {"optimizer": optimizer, "ranks": own_states}
             checkpoint.save(self.trial_dir, state, num_updates=self.progress.num_updates)
         self.saved_at = self.progress.num_updates
         self.progress.checkpoint_time_s += time.perf_counter() - began
@@ -343,10 +369,15 @@ class Training:
         return {
             "trial": self.trial.id,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "progress": vars(self.progress),
             "stop": self.stop,
         }
+
+    def _optimizer_state(self) -> dict[str, Any]:
+        """That of all ranks, where each holds its own part of it; every rank calls this."""
+        gather = getattr(self.optimizer, "gather_state_dict", self.optimizer.state_dict)
+        state: dict[str, Any] = gather()
+        return state
 
     def _own_state(self) -> dict[str, Any]:
         """What each rank has of its own."""
