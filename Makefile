@@ -33,8 +33,9 @@ test: $(VENV)/.installed-dev
 test-runs: $(VENV)/.installed-dev
 	$(BIN)/pytest -m runs --session-timeout=720
 
+# Two beds side by side: much of it is waiting.
 test-hosts: $(VENV)/.installed-dev
-	$(BIN)/pytest -m hosts --session-timeout=720 tests/hosts
+	$(BIN)/pytest -m hosts -n 2 --dist loadfile --session-timeout=720 tests/hosts
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks
