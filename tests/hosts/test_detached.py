@@ -90,7 +90,7 @@ class Run:
 
 def test_a_detached_run_outlives_its_connections(hosts: Bed, tmp_path: Path) -> None:
     """Everything of ssh is killed on the control host: it is connected again, and nothing is lost."""
-    run = Run(hosts, tmp_path, num_hosts=2, max_epochs=200)
+    run = Run(hosts, tmp_path, num_hosts=2, max_epochs=150)
     run.detach()
     for process in hosts.processes(CONTROL):
         with contextlib.suppress(psutil.NoSuchProcess):  # ended by itself, or with one that was killed
@@ -106,16 +106,14 @@ def test_a_detached_run_outlives_its_connections(hosts: Bed, tmp_path: Path) -> 
     wait_until(lambda: not any(run.left().values()), "the processes on all hosts to end")
 
 
-def test_four_hosts_go_on_without_the_controlling_process_and_attach_collects_everything(
-    hosts: Bed, tmp_path: Path
-) -> None:
-    run = Run(hosts, tmp_path, num_hosts=4, max_epochs=100)
+def test_hosts_go_on_without_the_controlling_process_and_attach_collects_everything(hosts: Bed, tmp_path: Path) -> None:
+    run = Run(hosts, tmp_path, num_hosts=2, max_epochs=150)
     run.detach()
     run.kill_controlling_process()
     known = sum(run.epochs().values())
     status = run.paceline("status", run.run_dir).stdout
     assert "goes on without its controlling process, which was killed" in status
-    assert known < 100, "it was over before"
+    assert known < 150, "it was over before"
     followed = run.paceline("attach", run.run_dir)
     assert "another one takes the run up" in followed.stderr
     assert run.is_whole()
