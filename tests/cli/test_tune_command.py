@@ -13,7 +13,7 @@ from command_line import CommandLine
 from paceline.job import read_trial
 from paceline.records import exit_of, trial_dirs
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.runs, pytest.mark.timeout(300)]
 
 STUDY = """
 name = "tuned"

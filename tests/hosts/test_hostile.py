@@ -29,7 +29,7 @@ scales = ["2x1"]
 max_epochs = {max_epochs}
 threads_per_rank = 1
 device = "cpu"
-batch = {{ rule = "global", global_batch_size = 250 }}
+batch = {{ rule = "global", global_batch_size = 1000 }}
 
 [workloads.digits]
 name = "logreg-mnist"
@@ -79,7 +79,7 @@ def test_a_disk_that_is_full_on_one_host_is_named_and_the_run_goes_on_once_there
     """What was collected can be read, and every epoch is recorded once in the end."""
     small = hosts.user_home / "small"
     hosts.small_disk("node2", small, 3)
-    (tmp_path / "full.toml").write_text(STUDY.format(name="full", max_epochs=60, dataset="mnist-small"))
+    (tmp_path / "full.toml").write_text(STUDY.format(name="full", max_epochs=100, dataset="mnist-small"))
     cluster = write_cluster(tmp_path / "cluster.toml", folder="~/small")
     words = [PACELINE, "run", "full.toml", f"--cluster={cluster}", "--no-check"]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -106,4 +106,4 @@ def test_a_disk_that_is_full_on_one_host_is_named_and_the_run_goes_on_once_there
     assert done.returncode == 0, done.stderr
     for rank in range(2):
         records = read_records(rank_file(folder, rank))
-        assert [record.epoch for record in records if record.kind == "epoch"] == list(range(60))
+        assert [record.epoch for record in records if record.kind == "epoch"] == list(range(100))

@@ -157,7 +157,7 @@ def test_a_study_runs_on_two_nodes_and_its_script_is_kept(run: Run) -> None:
 
 def test_two_groups_run_side_by_side_on_nodes_of_their_own(run: Run) -> None:
     """Two jobs at once; all trials of a seed are in one of them."""
-    run.write(scale="1x1", max_epochs=20, seeds="[0, 1, 2]", cluster="num_groups = 2\n")
+    run.write(scale="1x1", max_epochs=400, seeds="[0, 1, 2]", cluster="num_groups = 2\n")
     done = run.finish(run.start(), deadline_s=90)
     assert done.returncode == 0, done.stderr
     spans: dict[str, list[tuple[float, float]]] = {}

@@ -73,7 +73,7 @@ def faults(tmp_path_factory):
     return Faults(tmp_path_factory.mktemp("faults"))
 
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.runs, pytest.mark.timeout(240)]
 
 
 def test_the_others_complete_and_the_run_ends_with_1(faults):

@@ -19,7 +19,11 @@ from paceline.records import Epoch, Evaluation, Resumed, exit_of, rank_file, rea
 from ranks import processes_naming
 from train.trials import RUN
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")]
+pytestmark = [
+    pytest.mark.runs,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc"),
+]
 
 OPTIMIZERS = """
 [optimizers.adam]
