@@ -67,6 +67,7 @@ options = { fault = "labels dropped" }
 [optimizers.sgd]
 lr = 0.01
 [optimizers.lbfgs]
+name = "lbfgs-torch"
 lr = 1e4
 """
 
