@@ -126,7 +126,8 @@ def test_an_idle_host_passes_the_wish_on_and_no_other_trial_begins(tmp_path):
 def test_sigterm_for_one_rank_ends_it_as_any_death_does(tmp_path):
     """Nobody else is asked: its trial fails at once, and the job goes on."""
     slow, quick = (
-        toy_trial(num_ranks=2, seeds=[seed], evaluate_every=100, toy=toy) for seed, toy in ((0, SLOW), (1, {}))
+        toy_trial(num_ranks=2, seeds=[seed], evaluate_every=100, max_epochs=max_epochs, toy=toy)
+        for seed, max_epochs, toy in ((0, 60, SLOW), (1, 2, {}))
     )
     with Agents(tmp_path, [slow, quick], num_hosts=1, ranks_per_host=2) as agents:
         run_dir = agents.run_dirs[0]
