@@ -24,6 +24,12 @@ GRACE_S = 5.0  # from asking to end until ending by force
 CONTROL = "control"  # where in a run folder it is kept who runs what
 
 
+def thread_settings(job: Job) -> dict[str, str]:
+    """What agents find in their environment, so that libraries start no more threads than a rank is to have."""
+    threads = str(job.threads_per_rank)
+    return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+
+
 class LocalLauncher:
     """Runs a job on this host, which needs no settings."""
 
@@ -49,14 +55,14 @@ class LocalLauncher:
 
         Raises: PacelineError if a detached job cannot be started.
         """
-        threads, log = str(job.threads_per_rank), job.logs / "agent.log"
+        log = job.logs / "agent.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         options = ["--grace", str(GRACE_S), "--log", str(log), *["--detach"] * detached]
         command = [
             *(sys.executable, "-m", "paceline.launch.supervisor", "start", str(_control(job)), *options),
             *("--", sys.executable, "-m", "paceline.train.agent", str(job.path), "--run-id", job.id),
         ]
-        environment = ALLOCATOR | os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        environment = ALLOCATOR | os.environ | thread_settings(job)
         if detached:
             done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
             if done.returncode:

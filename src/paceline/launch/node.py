@@ -18,7 +18,7 @@ from paceline.data.catalog import DATASETS, locate
 from paceline.errors import UsageError
 from paceline.job import Job, checks_path, network_path, read_trial
 from paceline.launch import code, probe_host, supervisor
-from paceline.launch.local import ALLOCATOR, GRACE_S
+from paceline.launch.local import ALLOCATOR, GRACE_S, thread_settings
 from paceline.launch.remote import HostError, Remote, UnreachableError, in_home
 from paceline.launch.tether import Tether, Watch
 from paceline.launch.wheelhouse import interpreter
@@ -100,8 +100,7 @@ class Node:
 
         Raises: HostError if it is detached and cannot be started.
         """
-        threads = str(job.threads_per_rank)
-        settings = ALLOCATOR | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        settings = ALLOCATOR | thread_settings(job)
         if self._code:
             settings["PYTHONPATH"] = self._code
         logs = self._logs(job)

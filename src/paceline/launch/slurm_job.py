@@ -17,7 +17,7 @@ from pathlib import Path
 
 from paceline.job import Job, checks_path
 from paceline.launch import supervisor
-from paceline.launch.local import ALLOCATOR, GRACE_S
+from paceline.launch.local import ALLOCATOR, GRACE_S, thread_settings
 from paceline.launch.probe_host import route
 from paceline.records import exit_of
 
@@ -62,9 +62,7 @@ def node(path: Path, hosts: list[str]) -> int:
     peer = hosts[0] if number else next(iter(hosts[1:]), None)
     address = route(peer, "auto", "auto")["address"]
     logs = job.logs / _node_name()
-    threads = str(job.threads_per_rank)
-    for name, value in {**ALLOCATOR, **os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}.items():
-        os.environ[name] = value
+    os.environ.update(ALLOCATOR | os.environ | thread_settings(job))
     command = [
         *(sys.executable, "-m", "paceline.train.agent", str(path), "--node", str(number), "--logs", str(logs)),
         *("--endpoint", f"{hosts[0]}:{port}", "--run-id", f"{job_id}-{restarts}", "--local-addr", address),

@@ -48,7 +48,6 @@ class Setting:
     study: Study
     facts: dict[str, WorkloadFacts]
     remarks: list[str]
-    threads_per_rank: int
     data_dir: Path | None
     cluster: Cluster
     launchers: dict[str, Launcher]  # one a group of hosts, by its name
@@ -63,6 +62,11 @@ class Setting:
     def num_cores(self) -> int:
         """Cores for the ranks of each host: of the one with the fewest."""
         return min(launcher.num_cores for launcher in self.launchers.values())
+
+    @property
+    def threads_per_rank(self) -> int:
+        """What ``auto`` stands for: these cores shared by the ranks of the largest scale."""
+        return max(1, self.num_cores // max(scale.ranks_per_host for scale in self.study.scales))
 
     def trials(self, tuned: Mapping[Place, Values] = MappingProxyType({})) -> list[Trial]:
         """The study's own trials, with the hyperparameters that tuning chose."""
@@ -82,12 +86,10 @@ def prepare(study: Study, *, data_dir: Path | None, cluster: Cluster = THIS_HOST
         remarks = [
             remark for found in pool.map(lambda one: one.check(study.scales), launchers.values()) for remark in found
         ]
-    num_cores = min(launcher.num_cores for launcher in launchers.values())
     return Setting(
         study=study,
         facts=facts,
         remarks=[*remarks, *remarks_on_targets(study, facts)],
-        threads_per_rank=max(1, num_cores // max(scale.ranks_per_host for scale in study.scales)),
         data_dir=data_dir,
         cluster=cluster,
         launchers=launchers,
@@ -187,11 +189,10 @@ def run_trials(
     """
     lay_out(run_dir, study, trials)
     write_json(run_dir / "environment.json", environment())
-    _, kept = _left(run_dir, trials, again)
-    watcher.planned(run_dir, trials, len(kept), list(remarks))
+    watcher.planned(run_dir, trials, len(trials) - len(_left(run_dir, trials, again)), list(remarks))
     _take_up(setting, run_dir, watcher)
     write_cluster(run_dir, setting.cluster)
-    if left := _left(run_dir, trials, again)[0]:
+    if left := _left(run_dir, trials, again):
         if check:
             examine_hosts(setting.cluster, study, run_dir, watcher)
         checks = _checks_left(run_dir, wanted, check=check) if wanted else None
@@ -213,11 +214,10 @@ def _take_up(setting: Setting, run_dir: Path, watcher: Watcher) -> None:
         watcher.remarked(str(error))
 
 
-def _left(run_dir: Path, trials: list[Trial], again: Sequence[Status]) -> tuple[list[Trial], list[Trial]]:
-    """The trials to run, and those that are over for good."""
+def _left(run_dir: Path, trials: list[Trial], again: Sequence[Status]) -> list[Trial]:
+    """The trials to run: those that are not over for good."""
     exits = {trial.id: exit_of(run_dir / trial.id) for trial in trials}
-    kept = {name for name, how in exits.items() if how and how.status not in ("stopped", *again)}
-    return [trial for trial in trials if trial.id not in kept], [trial for trial in trials if trial.id in kept]
+    return [trial for trial in trials if (how := exits[trial.id]) is None or how.status in ("stopped", *again)]
 
 
 def check_study(study: Study, *, data_dir: Path | None, cluster: Cluster = THIS_HOST) -> Checks:

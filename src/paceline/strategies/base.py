@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from paceline.strategies.ranks import Ranks
 from paceline.workloads.base import Batch, Workload
 
-COMPUTE, COMMUNICATION, OPTIMIZER = 1, 2, 3  # phases of train.clock that a strategy marks
+COMPUTE, COMMUNICATION, OPTIMIZER = 1, 2, 3  # phases of train.clock: what time was spent on
 
 
 class Strategy(ABC):

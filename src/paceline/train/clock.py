@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from paceline.strategies.base import COMMUNICATION, COMPUTE
+from paceline.strategies.base import COMMUNICATION, COMPUTE, OPTIMIZER
 from paceline.strategies.ranks import Ranks
 
-START, DATA, OPTIMIZER = -1, 0, 3
+START, DATA = -1, 0
 PHASES = ("data_s", "compute_s", "communication_s", "optimizer_s")
-assert PHASES[COMPUTE] == "compute_s" and PHASES[COMMUNICATION] == "communication_s"
+assert [PHASES[phase] for phase in (COMPUTE, COMMUNICATION, OPTIMIZER)] == list(PHASES[1:])
 
 
 @dataclass(kw_only=True)

@@ -21,10 +21,10 @@ from paceline import registry
 from paceline.data.order import epoch_permutation, indices_digest, rank_part, update_slices
 from paceline.errors import DivergedError, UsageError
 from paceline.records import End, Epoch, Evaluation, RecordFile, Resumed, Status, rank_file
-from paceline.strategies.base import Strategy
+from paceline.strategies.base import OPTIMIZER, Strategy
 from paceline.strategies.ranks import Ranks
 from paceline.train import checkpoint
-from paceline.train.clock import DATA, OPTIMIZER, Clock, Totals
+from paceline.train.clock import DATA, Clock, Totals
 from paceline.train.digest import parameters_digest
 from paceline.train.environment import peak_memory_bytes, reset_peak_memory, start_record
 from paceline.train.evaluate import Scores, evaluate
