@@ -35,7 +35,7 @@ test-runs: $(VENV)/.installed-dev
 
 # Two beds side by side: much of it is waiting.
 test-hosts: $(VENV)/.installed-dev
-	$(BIN)/pytest -m hosts -n 2 --dist worksteal --session-timeout=900 tests/hosts
+	$(BIN)/pytest -m hosts -n 2 --dist worksteal --session-timeout=720 tests/hosts
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks

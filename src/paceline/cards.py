@@ -87,7 +87,10 @@ class AdamW(Adam):
 
 
 class Lbfgs(Hyperparameters):
-    """L-BFGS whose ranks take one decision (Liu and Nocedal 1989; sharded as Chen, Wang and Zhou 2014)."""
+    """L-BFGS whose ranks take one decision (Liu and Nocedal 1989; sharded as Chen, Wang and Zhou 2014).
+
+    ``overlap``: the share of each batch that pairs are made of (Berahas, Nocedal and Takac 2016); 0 for all of it.
+    """
 
     reduces: ClassVar[bool] = True
 
@@ -101,6 +104,7 @@ class Lbfgs(Hyperparameters):
         Literal["weak_wolfe", "strong_wolfe", "armijo", "fixed"], Choices(values=("weak_wolfe", "fixed"))
     ] = "weak_wolfe"
     max_line_search: Annotated[int, Field(ge=1)] = 25
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.0
     damping: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     mode: Literal["auto", "replicated", "sharded"] = "auto"

@@ -233,7 +233,8 @@ def _records(
             epoch = step // per_epoch
             indices = _share(WHOLE, one, rank, one.seed, epoch)
             order = _share(_hex(one.seed, epoch, one.global_batch_size, digits=32), one, rank, "order", one.seed, epoch)
-            parameters = _hex(one.cell, one.seed, epoch, digits=16)
+            computed = one.label if one.num_microbatches else one.cell  # what the bits depend on
+            parameters = _hex(computed, one.seed, epoch, digits=16)
             found.append(
                 records.Epoch(
                     rank=rank,

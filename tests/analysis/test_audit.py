@@ -58,7 +58,7 @@ def test_an_unspoilt_study_passes_every_check(tmp_path):
     leave_checks(folder)
     found = findings_of(folder)
     assert list(found) == [check.name for check in CHECKS]
-    skipped = {"equal tuning budgets", "seeds on one group", "groups alike"}
+    skipped = {"one curve at every scale", "equal tuning budgets", "seeds on one group", "groups alike"}
     assert {name for name, one in found.items() if one.status != "pass"} == skipped
     assert compare(load(folder)).verdicts[0].withheld == ()
 
@@ -188,6 +188,20 @@ def test_a_fault_is_caught_by_name(tmp_path, fault):
     found = findings_of(folder)
     assert {name for name, one in found.items() if one.status == "fail"} == {check}
     assert evidence in found[check].evidence
+
+
+def test_reproducible_trials_are_one_curve_at_every_scale(tmp_path):
+    """Equal digests pass, and the evidence says what that means; one other digest at one scale is named."""
+    folder = make_run(tmp_path, clean_study(reproducible=2))
+    found = findings_of(folder)["one curve at every scale"]
+    assert found.status == "pass", found.evidence
+    assert "are one curve, and only time differs" in found.evidence
+    edit(folder, "*1x2_seed1_*", rank=0, kind="epoch", parameters_digest="other")
+    edit(folder, "*1x2_seed1_*", rank=1, kind="epoch", parameters_digest="other")
+    found = findings_of(folder)["one curve at every scale"]
+    assert found.status == "fail"
+    assert "though reproducible = true asks for the same bits" in found.evidence
+    assert findings_of(make_run(tmp_path / "b", clean_study()))["one curve at every scale"].status == "not applicable"
 
 
 def test_one_seed_and_hand_picked_settings_make_no_claim(tmp_path):

@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
 from optimizers.problems import Digits, quadratic, rosenbrock, with_gradient
 from paceline.optimizers.lbfgs import DistributedLBFGS, RankFailedError
@@ -495,6 +496,36 @@ def test_minibatches_with_overlap(damping):
         optimizer.step(closures[0], overlap_closure=closures[1])
     assert digits.loss_sum().item() / 2000 < 0.2 * first
     assert optimizer.num_evaluations >= 4 * num_steps, "two of the batch and two of the overlap"
+
+
+@pytest.mark.parametrize("max_iter", [1, 3])
+def test_the_last_fixed_step_evaluates_only_the_overlap_where_it_ends(max_iter):
+    """And keeps as y what the overlap's gradients differ by."""
+    digits = Digits(num_examples=300)
+    calls = []
+
+    def counted(name, closure):
+        return lambda: (calls.append(name), closure())[1]
+
+    optimizer = DistributedLBFGS(
+        digits.model.parameters(), lr=0.3, max_iter=max_iter, max_eval=99, line_search_fn="fixed"
+    )
+    whole, overlap = counted("whole", digits.mean()), counted("overlap", digits.mean(slice(0, 100)))
+    places, gradients = [], []
+    for _ in range(3):
+        places.append(parameters_to_vector(digits.model.parameters()).detach().double())
+        overlap()
+        gradients.append(torch.cat([one.grad.flatten() for one in digits.model.parameters()]).double())
+        calls.clear()
+        optimizer.step(whole, overlap_closure=overlap)
+        assert calls.count("whole") == max_iter
+        assert calls.count("overlap") == max_iter + 1
+        assert optimizer.status == "max_iter"
+    if max_iter == 1:
+        state = optimizer.state_dict()["state"]
+        rows = state["rows"].view(-1, 2, state["rows"].shape[1])[state["slots"]].double()[:, :, : places[0].numel()]
+        assert torch.allclose(rows[0, 0], places[1] - places[0], atol=1e-6)
+        assert torch.allclose(rows[0, 1], gradients[1] - gradients[0], atol=1e-6)
 
 
 def test_damping_bends_pairs_of_negative_curvature():

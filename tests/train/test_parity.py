@@ -162,6 +162,27 @@ def test_one_minibatch_step_of_lbfgs_is_the_same_on_n_ranks(rank_pool, tmp_path,
         assert len({result["end"]["num_gradient_evaluations"] for result in [*results[num_ranks], *results[1]]}) == 1
 
 
+def test_the_overlap_is_the_same_examples_at_every_scale(rank_pool, tmp_path):
+    """Minibatches, fixed steps: one evaluation of the batch an update and two of the overlap; some parts are empty."""
+    results = {}
+    for num_ranks in (1, 2, 3):
+        trial = toy_trial(
+            num_ranks=num_ranks,
+            optimizer={
+                "name": "lbfgs", "lr": 0.3, "max_iter": 1, "line_search": "fixed", "overlap": 0.1, "history_size": 5,
+            },
+            toy={"hidden": 8, "dtype": "float64"},
+            max_epochs=2,
+        )  # fmt: skip
+        folder = folder_of(trial, tmp_path)
+        results[num_ranks] = rank_pool.run(RUN, num_ranks=num_ranks, trial=trial.model_dump(), folder=str(folder))
+    (alone,) = results[1]
+    assert alone["end"]["num_gradient_evaluations"] == 3 * alone["end"]["num_updates"] == 66
+    for together in (results[2], results[3]):
+        assert relative_distance(together[0]["parameters"], alone["parameters"]) <= 1e-8
+        assert len({result["end"]["parameters_digest"] for result in together}) == 1
+
+
 @pytest.mark.parametrize("num_ranks", [1, 3])
 @pytest.mark.parametrize("clip", [math.inf, 0.2])
 def test_the_loop_computes_what_a_plain_loop_computes(rank_pool, tmp_path, num_ranks, clip):

@@ -14,6 +14,14 @@ OPTIMIZERS = {
     "adam": {"name": "adam"},
     "adamw": {"name": "adamw"},
     "lbfgs": {"name": "lbfgs", "max_iter": 2, "history_size": 5},
+    "lbfgs, overlap": {
+        "name": "lbfgs",
+        "max_iter": 1,
+        "history_size": 5,
+        "overlap": 0.3,
+        "line_search": "fixed",
+        "lr": 0.1,
+    },
 }
 
 

@@ -170,6 +170,12 @@ CHECKS: tuple[Check, ...] = (
         look=_of_whole_trials(checks_of_ranks.start_and_order),
     ),
     Check(
+        name="one curve at every scale",
+        question="did every scale compute the same bits, where that was asked for?",
+        scope="study",
+        look=_of_whole_trials(checks_of_ranks.one_curve),
+    ),
+    Check(
         name="same validation set, fully used",
         question="were all trials scored on the whole of one validation set?",
         scope="study",

@@ -177,6 +177,8 @@ def collectives(run: Run) -> Outcome:
         per_gradient = last.num_collectives / max(1, last.num_gradient_evaluations)
         if trial.strategy == "single" and per_gradient:
             return failed(f"{name} made {last.num_collectives:,} collectives, and a process alone needs none")
+        if trial.strategy == "by-optimizer":  # one an evaluation, or more, as its iterations need them
+            continue
         first, other = each.setdefault((trial.workload, trial.strategy, trial.num_ranks), (per_gradient, name))
         if not math.isclose(first, per_gradient):
             return failed(f"{name} made {per_gradient:.3g} collectives a gradient evaluation, {other} {first:.3g}")
@@ -187,6 +189,38 @@ def collectives(run: Run) -> Outcome:
         for (_, strategy, ranks), (number, _) in each.items()
     )
     return passed(f"collectives for each gradient evaluation, the same in all trials and ranks: {told}")
+
+
+def one_curve(run: Run) -> Outcome:
+    """Reproducible trials that differ in their scale alone have the same parameters after each epoch, to the bit."""
+    curves: dict[str, tuple[NDArray[np.object_], TrialResult]] = {}
+    compared = 0
+    for result in run.results:
+        trial = result.trial
+        if not trial.num_microbatches or not result.ranks:
+            continue
+        rules = trial.workload, trial.label, trial.seed, trial.hyperparameters, trial.global_batch_size
+        digests = result.ranks[0].epochs.column("parameters_digest")
+        before, other = curves.setdefault(repr(rules), (digests, result))
+        shared = min(len(before), len(digests))
+        unlike = np.flatnonzero(before[:shared] != digests[:shared])
+        if len(unlike):
+            return failed(
+                f"{result.folder.name} had other parameters than {other.folder.name} after epoch {unlike[0] + 1}, "
+                "though reproducible = true asks for the same bits at every scale"
+            )
+        if str(trial.scale) != str(other.trial.scale):
+            compared += shared
+        if len(digests) > len(before):
+            curves[repr(rules)] = digests, result
+    if not compared:
+        return skipped(
+            "reproducible = true was not asked for" if not curves else "no two scales have finished an epoch"
+        )
+    return passed(
+        f"the parameters had the same bits at every scale after each of {compared:,} epochs: the curves of an "
+        "optimizer and a seed are one curve, and only time differs"
+    )
 
 
 def _combined(ranks: Sequence[RankRecords], field: str) -> Iterator[str]:

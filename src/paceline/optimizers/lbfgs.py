@@ -7,8 +7,9 @@ and Wright, *Numerical Optimization* (2006), chapters 3 and 7; its parts are in 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -27,6 +28,7 @@ __all__ = ["DistributedLBFGS", "RankFailedError", "RanksDifferError"]
 Mode = Literal["auto", "replicated", "sharded", "local"]
 
 EXCHANGES: dict[str, type[Exchange]] = {"replicated": Replicated, "sharded": Sharded, "local": Alone}
+NOT_PASSED_ON = ("max_eval", "line_search", "mode", "overlap")
 SHARDED_FROM = 1 << 22  # parameters; below, a share of the pairs saves less than the second collective costs
 
 
@@ -140,7 +142,8 @@ class DistributedLBFGS(Optimizer):
             closure: sets gradients to those of this rank's examples and returns their mean loss, where each rank has
                 equally many; or their sum and their number, (loss, count), with gradients of the sum.
             overlap_closure: the same for some of the examples only: pairs are then made from these, by two evaluations
-                an iteration (multi-batch L-BFGS, Berahas, Nocedal and Takac 2016).
+                an iteration (multi-batch L-BFGS, Berahas, Nocedal and Takac 2016). The last of ``max_iter`` fixed
+                steps then does without an evaluation of ``closure`` where it ends.
             loss_closure: as ``closure``, without gradients; Armijo's search asks it after its first trial.
         Returns: the loss over all ranks where the step began, a detached scalar. Where it is not finite, nothing was
             changed.
@@ -224,6 +227,16 @@ class DistributedLBFGS(Optimizer):
             refuse(0 <= decay < math.inf, f"weight_decay = {decay} of group {number}; give 0 or more")
 
 
+class WithOverlap(DistributedLBFGS):
+    """One whose pairs are made of the first ``overlap`` of each batch, for closures that take such a share."""
+
+    overlap = 0.0
+
+    def step(self, closure: Callable[..., Any]) -> Tensor:  # type: ignore[override]
+        """See the base class; ``closure(share)`` evaluates that share of the batch."""
+        return super().step(closure, overlap_closure=partial(closure, share=self.overlap))
+
+
 def build(
     parameters: Iterable[Tensor],
     hyperparameters: dict[str, Any],
@@ -232,9 +245,9 @@ def build(
     strategy: Any,  # noqa: ANN401 - a Strategy, which lies beside this package
 ) -> Optimizer:
     """DistributedLBFGS over the ranks of a strategy, unless that adds up over them itself."""
-    rest = {key: value for key, value in hyperparameters.items() if key not in ("max_eval", "line_search", "mode")}
-    max_eval = hyperparameters["max_eval"]
-    return DistributedLBFGS(
+    rest = {key: value for key, value in hyperparameters.items() if key not in NOT_PASSED_ON}
+    max_eval, overlap = hyperparameters["max_eval"], hyperparameters["overlap"]
+    optimizer = (WithOverlap if overlap else DistributedLBFGS)(
         parameters,
         **rest,
         max_eval=None if max_eval == "auto" else max_eval,
@@ -243,3 +256,6 @@ def build(
         process_group=None if strategy.reduces else strategy.ranks.group,
         buffers=model.buffers(),
     )
+    if isinstance(optimizer, WithOverlap):
+        optimizer.overlap = overlap
+    return optimizer

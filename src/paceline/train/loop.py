@@ -40,9 +40,13 @@ LOOK_AT_LOSS_EVERY = 32  # updates, on a GPU, where each look waits for the devi
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """This rank's part of one update, still on the host; ``num_global`` examples over all ranks."""
+    """This rank's part of one update, still on the host; ``num_global`` examples over all ranks.
+
+    ``places``: of each micro-batch's examples among these.
+    """
 
     micro_batches: list[Batch]
+    places: list[NDArray[np.int64]]
     num_own: int
     num_global: int
 
@@ -223,47 +227,55 @@ class Training:
             if cut.start < first:
                 continue
             indices = order[cut]
-            own = indices[rank_part(len(indices), rank=self.ranks.rank, world_size=self.ranks.world_size)]
-            parts = self._fixed_parts(indices) if self.trial.num_microbatches else self._parts(own, indices)
+            parts = self._fixed_parts(len(indices)) if self.trial.num_microbatches else self._parts(len(indices))
             yield Update(
-                micro_batches=[self.workload.batch("train", part, seed=self.trial.seed, epoch=epoch) for part in parts],
-                num_own=len(own),
+                micro_batches=[
+                    self.workload.batch("train", indices[part], seed=self.trial.seed, epoch=epoch) for part in parts
+                ],
+                places=parts,
+                num_own=len(range(len(indices))[self._own(len(indices))]),
                 num_global=len(indices),
             )
 
-    def _parts(self, own: NDArray[np.int64], indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """This rank's part of an update as micro-batches.
+    def _own(self, num: int) -> slice:
+        """Which of ``num`` in a row are this rank's."""
+        return rank_part(num, rank=self.ranks.rank, world_size=self.ranks.world_size)
+
+    def _parts(self, num_global: int) -> list[NDArray[np.int64]]:
+        """The places in an update of this rank's micro-batches.
 
         A rank without a part still takes part in the collectives: it evaluates an example that weighs nothing.
         """
-        parts = np.array_split(own if len(own) else indices[:1], self.trial.options.accumulation_steps)
+        own = np.arange(num_global)[self._own(num_global)]
+        parts = np.array_split(own if len(own) else np.zeros(1, dtype=np.int64), self.trial.options.accumulation_steps)
         return [part for part in parts if len(part)]
 
-    def _fixed_parts(self, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """This rank's share of the microbatches into which an update is cut at every scale; some may be empty."""
-        num = self.trial.num_microbatches
-        own = range(num)[rank_part(num, rank=self.ranks.rank, world_size=self.ranks.world_size)]
-        return [indices[rank_part(len(indices), rank=part, world_size=num)] for part in own]
+    def _fixed_parts(self, num_global: int) -> list[NDArray[np.int64]]:
+        """Its share of the microbatches into which an update is cut at every scale; some may be empty."""
+        num, places = self.trial.num_microbatches, np.arange(num_global)
+        return [places[rank_part(num_global, rank=part, world_size=num)] for part in range(num)[self._own(num)]]
 
     def _update(self, update: Update, sums: EpochSums) -> None:
         """One update, on the clock until the parameters are updated; then its metrics, off the clock."""
         batches = [self.workload.prepare(batch, self.ranks.device) for batch in update.micro_batches]
         self.clock.mark(DATA)
         reduces, is_safe = self.strategy.reduces, getattr(self.optimizer, "reduces", False)
-        num_examples = math.inf if not update.num_own else update.num_global if reduces else 1
         first: list[tuple[Tensor, list[Tensor]]] = []
 
-        def closure() -> Tensor | tuple[Tensor, int]:
+        def closure(share: float = 1.0) -> Tensor | tuple[Tensor, int]:
+            """Evaluate the objective, on a share of the update's examples if asked."""
             self.clock.mark(OPTIMIZER)
             self.strategy.zero_grad()
-            loss = self.strategy.objective(batches, num_examples=num_examples)
+            parts, num_own = (batches, update.num_own) if share == 1 else self._in_share(update, batches, share)
+            num_examples = math.inf if not num_own else math.ceil(share * update.num_global) if reduces else 1
+            loss = self.strategy.objective(parts, num_examples=num_examples)
             self.progress.num_gradient_evaluations += 1
             if not is_safe:
                 self._refuse_non_finite(loss, at_trial_point=bool(first))
             if not first:
                 first.append((loss, self.strategy.outputs))
             if not reduces:
-                return loss, update.num_own
+                return loss, num_own
             if self.trial.options.clip_grad_norm != "off":
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.trial.options.clip_grad_norm)
             return loss
@@ -280,6 +292,20 @@ class Training:
         if update.num_own:
             for output, batch in zip(outputs, (batch for batch in batches if len(batch.targets)), strict=True):
                 sums.metrics.add(self.workload.metric_sums(output, batch))
+
+    def _in_share(self, update: Update, batches: list[Batch], share: float) -> tuple[list[Batch], int]:
+        """An even choice of ceil(share * n) of the n examples of an update, the same ones at every scale.
+
+        Returns: this rank's part as micro-batches, and how many of them count.
+        """
+        chosen = [np.ceil((places + 1) * share) > np.ceil(places * share) for places in update.places]
+        num_own = int(sum(mask.sum() for mask in chosen)) if update.num_own else 0
+        parts = [
+            Batch(*(values[torch.from_numpy(mask)] for values in batch))
+            for batch, mask in zip(batches, chosen, strict=True)
+            if self.trial.num_microbatches or mask.any()
+        ]
+        return parts or [Batch(*(values[:1] for values in batches[0]))], num_own
 
     def _refuse_non_finite(self, loss: Tensor, *, at_trial_point: bool) -> None:
         if self.ranks.device.type == "cuda" and not at_trial_point and self.progress.num_updates % LOOK_AT_LOSS_EVERY:

@@ -148,6 +148,7 @@ class Step:
         self._direction = objective.flat.zeros()
         self._largest_of_direction = 0.0
         self._overlap_gradient: Tensor | None = None  # where the iteration begins
+        self._closure_of_end = closures.whole
         self._here: End  # where the iteration begins
 
     def run(self) -> float:
@@ -178,6 +179,8 @@ class Step:
     def _why_stop(self, before: End, moved: float) -> Status:
         """After an iteration that moved no parameter by more than ``moved``."""
         settings, here, tolerance = self.settings, self._here, self.settings.tolerance_change
+        if self._closure_of_end is not self.closures.whole:  # its loss and gradient compare with no other
+            return "max_iter"
         if (
             here.products.largest <= settings.tolerance_grad * self.progress.steepest
             or abs(here.loss - before.loss) < tolerance * max(abs(here.loss), abs(before.loss))
@@ -192,6 +195,7 @@ class Step:
     def _iterate(self) -> None:
         """A line search, by steepest descent if need be."""
         before = self._here
+        self._closure_of_end = self._choose_closure_of_end()
         found = self._search()
         if found is None and len(self.history):
             self.history.clear()
@@ -206,6 +210,12 @@ class Step:
         self._here = self._remember(slope_before, point, end)
         self.progress.num_iterations += 1
         self.progress.status = self._why_stop(before, point.t * self._largest_of_direction)
+
+    def _choose_closure_of_end(self) -> Closure:
+        """Where a last fixed step ends, the overlap alone: nobody needs more than the pair made of it."""
+        closures, num_iterations = self.closures, self.progress.num_iterations - self._iterations_before
+        is_last = self.settings.line_search == "fixed" and num_iterations + 1 >= self.settings.max_iter
+        return closures.overlap if is_last and closures.overlap is not None else closures.whole
 
     def _search(self) -> tuple[float, Point, End] | None:
         """The slope at the beginning, and where a line search ends; None if no place is lower."""
@@ -260,7 +270,7 @@ class Step:
         place = torch.add(self._here.place, self._direction, alpha=t)
         if loss_only is not None:
             return Point(t=t, loss=self.objective.loss_at(place, loss_only), slope=math.nan, place=place)
-        loss, gradient = self.objective.at(place, self.closures.whole)
+        loss, gradient = self.objective.at(place, self._closure_of_end)
         products = None
         if self.exchange.shares:  # all that may be wanted of this point, in one exchange
             products = self._measure(gradient, self._here.gradient, slope=None)
@@ -335,7 +345,9 @@ class Step:
         before = self._overlap_gradient
         if before is None:
             _, before = self.objective.at(self._here.place, closure)
-        _, self._overlap_gradient = self.objective.at(end.place, closure)
+        self._overlap_gradient = end.gradient
+        if self._closure_of_end is self.closures.whole:
+            _, self._overlap_gradient = self.objective.at(end.place, closure)
         y = self._overlap_gradient - before
         others = self._direction[self.exchange.owned], y, end.gradient, self._here.gradient
         columns = [block_dots(y, other) for other in others]
