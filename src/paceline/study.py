@@ -117,6 +117,7 @@ class WorkloadEntry(Frozen):
     dataset: str = Field("auto", description="which data set, where the workload can use several")
     augmentation: Literal["none", "crop", "crop-flip"] = "none"
     target: float | Literal["auto"] = Field("auto", description="value of the workload's metric to reach")
+    batch_size: PositiveInt | Literal["auto"] = Field("auto", description="in place of the size in [batch]")
     options: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="passed on to a workload of your own"
     )
@@ -173,6 +174,10 @@ class GlobalBatch(Frozen):
     rule: Literal["global"]
     global_batch_size: PositiveInt = Field(description="examples per update, summed over ranks")
 
+    def sized(self, size: int) -> GlobalBatch:
+        """The same rule with another size."""
+        return self.model_copy(update={"global_batch_size": size})
+
     def at(self, num_ranks: int) -> int:
         """The global batch size at a number of ranks."""
         del num_ranks
@@ -190,6 +195,10 @@ class PerRankBatch(Frozen):
     rule: Literal["per_rank"]
     rank_batch_size: PositiveInt = Field(description="examples per update on each rank")
     lr_rule: Literal["none", "linear", "sqrt"] = Field(description="how lr grows with the number of ranks")
+
+    def sized(self, size: int) -> PerRankBatch:
+        """The same rule with another size."""
+        return self.model_copy(update={"rank_batch_size": size})
 
     def at(self, num_ranks: int) -> int:
         """The global batch size at a number of ranks."""
@@ -329,7 +338,7 @@ class Study(Frozen):
                     "first the largest; {number} is not",
                     {"number": number, "parts": parts},
                 )
-        smallest = min(self.batch.at(scale.num_ranks) for scale in self.scales)
+        smallest = min(self.batch_size(label, scale) for label in self.workloads for scale in self.scales)
         if smallest < parts:
             raise PydanticCustomError(
                 "reproducible",
@@ -337,6 +346,12 @@ class Study(Frozen):
                 {"size": smallest, "parts": parts},
             )
         return self
+
+    def batch_size(self, workload: str, scale: Scale) -> int:
+        """The global batch size of a workload, by its label, at a scale."""
+        own = self.workloads[workload].batch_size
+        batch = self.batch if own == "auto" else self.batch.sized(own)
+        return batch.at(scale.num_ranks)
 
     @property
     def num_microbatches(self) -> int:

@@ -182,7 +182,7 @@ def _trial(
         seed=seed,
         batch_rule=study.batch.rule,
         lr_rule=getattr(study.batch, "lr_rule", "none"),
-        global_batch_size=study.batch.at(scale.num_ranks),
+        global_batch_size=study.batch_size(workload, scale),
         options=study.options_of(label),
         num_microbatches=study.num_microbatches,
         max_epochs=study.max_epochs,

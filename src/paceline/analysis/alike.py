@@ -44,6 +44,10 @@ def rule_differences(results: Sequence[TrialResult]) -> Iterator[str]:
     for workload, own in _grouped(results, lambda result: result.trial.workload):
         for field in (*_WORKLOAD, *_TARGET):
             yield from _unlike(own, field, _of_trial(field), within=f"workload '{workload}'")
+        if own[0].trial.batch_rule == "global":
+            yield from _unlike(
+                own, "global_batch_size", _of_trial("global_batch_size"), within=f"workload '{workload}'"
+            )
     for cell, own in _grouped(results, lambda result: result.trial.cell):
         for field in _CELL:
             yield from _unlike(own, field, _of_trial(field), within=f"cell '{cell}'")

@@ -164,7 +164,7 @@ def size_kept(run: Run) -> Outcome:
 
 def collectives(run: Run) -> Outcome:
     """Every rank made the same collectives, and as many for each gradient evaluation as its strategy needs."""
-    each: dict[tuple[str, str, int], tuple[float, str]] = {}
+    each: dict[tuple[str, str, int, str], tuple[float, str]] = {}
     for result in run.results:
         counts = [rank.epochs.column("num_collectives") for rank in result.ranks]
         shared = min((len(own) for own in counts), default=0)
@@ -179,16 +179,18 @@ def collectives(run: Run) -> Outcome:
             return failed(f"{name} made {last.num_collectives:,} collectives, and a process alone needs none")
         if trial.strategy == "by-optimizer":  # one an evaluation, or more, as its iterations need them
             continue
-        first, other = each.setdefault((trial.workload, trial.strategy, trial.num_ranks), (per_gradient, name))
+        of_cell = trial.workload, trial.strategy, trial.num_ranks, trial.label
+        first, other = each.setdefault(of_cell, (per_gradient, name))
         if not math.isclose(first, per_gradient):
             return failed(f"{name} made {per_gradient:.3g} collectives a gradient evaluation, {other} {first:.3g}")
     if not each:
         return skipped("there is no evaluation yet")
+    found = {(f"{number:.3g}", strategy, ranks) for (_, strategy, ranks, _), (number, _) in each.items()}
     told = ", ".join(
-        f"{number:.3g} with {strategy} on {ranks} rank{'s' * (ranks > 1)}"
-        for (_, strategy, ranks), (number, _) in each.items()
+        f"{number} with {strategy} on {ranks} rank{'s' * (ranks > 1)}"
+        for number, strategy, ranks in sorted(found, key=lambda one: (one[2], one))
     )
-    return passed(f"collectives for each gradient evaluation, the same in all trials and ranks: {told}")
+    return passed(f"collectives for each gradient evaluation, the same in all seeds and ranks: {told}")
 
 
 def one_curve(run: Run) -> Outcome:

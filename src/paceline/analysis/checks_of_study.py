@@ -103,9 +103,10 @@ def same_rules(run: Run) -> Outcome:
     if different:
         return failed(different)
     trial = run.results[0].trial
-    sizes = sorted({result.trial.global_batch_size for result in run.results})
     if trial.batch_rule == "global":
-        return passed(f"every update used a global batch of {sizes[0]:,} at every scale (strong scaling)")
+        sizes = {one.trial.workload: f"{one.trial.global_batch_size:,}" for one in run.results}
+        told = " and ".join(dict.fromkeys(sizes.values())) + (", by workload," if len(set(sizes.values())) > 1 else "")
+        return passed(f"every update used a global batch of {told} at every scale (strong scaling)")
     rule = {"none": "stays", "linear": "grows in proportion", "sqrt": "grows as the root"}[trial.lr_rule]
     return passed(f"the global batch grows with the ranks (weak scaling), and the learning rate {rule}, as stated")
 

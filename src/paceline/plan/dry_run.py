@@ -116,8 +116,9 @@ def plan(study: Study, *, data_dir: Path | None, cluster: Cluster = THIS_HOST) -
 
 def _calibrate(setting: Setting) -> tuple[dict[str, Pace], float]:
     """The pace of every cell, and how long the ranks take to start."""
-    largest = max(setting.study.batch.at(scale.num_ranks) for scale in setting.study.scales)
-    small = setting.study.model_copy(
+    study = setting.study
+    largest = max(study.batch_size(label, scale) for label in study.workloads for scale in study.scales)
+    small = study.model_copy(
         update={
             "seeds": setting.study.seeds[:1],
             "aa_pair": False,
