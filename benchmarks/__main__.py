@@ -64,6 +64,17 @@ BENCHMARKS = {
         "whole steps with strong Wolfe from the same start, with equal numbers of evaluations; and on two ranks over "
         "gloo, beside DDP with torch's L-BFGS whose closure also adds up the loss.",
     ),
+    "reproducible": (
+        "The same bits at every scale",
+        "Whole updates by Adam with `reproducible`, each cut into four microbatches, beside the usual strategy, in "
+        "turn; one thread a rank, the slower rank counts.",
+    ),
+    "strategies": (
+        "Strategies",
+        "Steps of SGD over gloo, one thread a rank, fifty at a time in turn with those of DDP; the slower rank counts. "
+        "Bytes are relative to DDP's, both with the loss; their goals are what the papers say of gradients alone, to "
+        "three digits.",
+    ),
     "report": (
         "The report",
         "The whole command on a run folder of synthetic records, from reading them to the HTML file.",

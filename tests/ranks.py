@@ -158,7 +158,7 @@ def serve() -> None:
 
     import torch
 
-    from paceline.study import Scale
+    from paceline.study_tables import Scale
     from paceline.train.group import Groups, initialize
 
     torch.set_num_threads(1)

@@ -12,7 +12,7 @@ import pytest
 
 from command_line import CommandLine
 from paceline.records import Evaluation, exit_of, rank_file, read_records, trial_dirs
-from paceline.study import WorkloadEntry
+from paceline.study_tables import WorkloadEntry
 from train.checks import FOUND, by_name, trials_of
 from train.trials import RUN, folder_of, toy_trial
 

@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from paceline import cards, registry
+from paceline import cards, optimizer_cards, registry, strategy_cards
 from paceline.errors import UsageError, nearest
 
 EVERY_NAME = [(kind, name) for kind, table in registry.REGISTRY.items() for name in table]
 
 
 def test_every_registered_contestant_has_a_card():
-    assert set(registry.REGISTRY["optimizers"]) == set(cards.OPTIMIZERS)
-    assert set(registry.REGISTRY["strategies"]) == set(cards.STRATEGIES)
+    assert set(registry.REGISTRY["optimizers"]) == set(optimizer_cards.OPTIMIZERS)
+    assert set(registry.REGISTRY["strategies"]) == set(strategy_cards.STRATEGIES)
     assert set(registry.REGISTRY["workloads"]) == set(cards.WORKLOADS)
 
 
@@ -25,7 +25,7 @@ def test_every_name_can_be_imported(kind, name):
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_and_the_list():
-    with pytest.raises(UsageError, match=r"unknown optimizer 'adamm': did you mean 'adam'\? Allowed: adam, adamw"):
+    with pytest.raises(UsageError, match=r"unknown optimizer 'adamm': did you mean 'adam'\? Allowed: adafactor, adagrad, adam, adamw,"):
         registry.canonical("optimizers", "adamm")
 
 

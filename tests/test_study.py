@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.errors import UsageError
-from paceline.study import Scale, Study, json_schema, load, validate
+from paceline.study import Study, json_schema, load, validate
+from paceline.study_tables import Scale
 
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.toml"))
 
@@ -54,7 +55,7 @@ def test_every_mistake_is_reported_at_once():
         "max_epoch: unknown key; did you mean 'max_epochs'?",
         "max_epochs: Input should be greater than 0 (given: 0)",
         "scales.0: a scale is a number of ranks",
-        "strategies: unknown strategy 'dpp': did you mean 'ddp'?",
+        "strategies.dpp.name: unknown strategy 'dpp': did you mean 'ddp'?",
         "batch.global_batch_size: Input should be greater than 0 (given: -64)",
         "workloads.lenet.name: unknown workload 'lenet': allowed: lenet5-fashion-mnist,",
         "optimizers.adam.learning_rate: unknown key;",
@@ -72,7 +73,29 @@ MISTAKES = {
     ),
     "strategy does not admit the scale": (
         {"strategies": ["single"]},
-        "no strategy of ['single'] admits the scale 1x2 (2 ranks): single takes exactly 1",
+        "no strategy of single admits the scale 1x2 (2 ranks): single takes exactly 1",
+    ),
+    "a strategy's setting that it has not": (
+        {"strategies": {"ddp": {"period": 3}}},
+        "strategies.ddp.period: unknown key",
+    ),
+    "a label that is another strategy's name": (
+        {"strategies": {"single": {"name": "ddp"}}},
+        "strategies: 'single' is a label for ddp: use 'ddp' itself",
+    ),
+    "a strategy twice": ({"strategies": ["ddp", "ddp"]}, "strategies: a value is given twice"),
+    "a schedule that there is not": (
+        {"schedules": ["cosinus"]},
+        "schedules.cosinus.name: Input should be 'constant', 'cosine', 'linear', 'one-cycle' or 'step'",
+    ),
+    "an unknown schedule of one optimizer": (
+        {"optimizers": {"adam": {"schedule": "cosine"}}},
+        "[optimizers.adam] asks for schedule 'cosine'; the study has none",
+    ),
+    "warm-up that never ends": ({"schedules": {"cosine": {"warmup": 1.0}}}, "schedules.cosine.warmup: "),
+    "an optimizer that a strategy does not admit": (
+        {"strategies": ["fp16"], "optimizers": {"lbfgs-torch": {}}, "scales": [2]},
+        "fp16 does not admit lbfgs-torch: it compares several evaluations of one objective",
     ),
     "unknown optimizer": ({"optimizers": {"adma": {}}}, "optimizers.adma.name: unknown optimizer 'adma': did you mean"),
     "seed twice": ({"seeds": [1, 1]}, "seeds: a value is given twice"),
@@ -102,6 +125,43 @@ MISTAKES = {
 def test_a_mistake_is_named_with_its_path(case):
     changes, expected = MISTAKES[case]
     assert expected in message_of(**changes)
+
+
+def test_every_optimizer_runs_with_every_schedule():
+    """Several schedules make labels of their own, one makes none; an optimizer may ask for one of them."""
+    study = validate(
+        minimal(
+            schedules={"constant": {}, "warm": {"name": "cosine", "warmup": 0.1}},
+            optimizers={"adam": {}, "sgd": {"schedule": "warm"}},
+        ),
+        source="test",
+    )
+    assert {label: entry.schedule for label, entry in study.optimizers.items()} == {
+        "adam-constant": "constant", "adam-warm": "warm", "sgd": "warm",
+    }  # fmt: skip
+    assert study.schedule_of("adam-constant") is None
+    assert study.schedule_of("sgd").warmup == 0.1
+    assert validate(study.model_dump(mode="json"), source="again") == study
+    one = validate(minimal(schedules=["cosine"], optimizers={"adam": {}}), source="test")
+    assert list(one.optimizers) == ["adam"]
+    assert one.schedule_of("adam").name == "cosine"
+
+
+def test_strategies_are_names_or_tables():
+    study = validate(
+        minimal(
+            strategies={"ddp": {}, "local-4": {"name": "local-sgd", "period": 4}},
+            optimizers={"adam": {}, "sgd": {"strategies": ["ddp"]}, "lbfgs": {}},
+            scales=[1, 2],
+        ),
+        source="test",
+    )
+    two = study.scales[1]
+    assert study.strategies_at(two, "adam") == ["ddp", "local-4"]
+    assert study.strategies_at(two, "sgd") == ["ddp"]
+    assert study.strategies_at(two, "lbfgs") == ["by-optimizer"]
+    assert study.strategy("local-4").settings == {"period": 4}
+    assert validate(study.model_dump(mode="json"), source="again") == study
 
 
 JUNK = [None, True, -1, 0, 3, 1.5, math.nan, "x", "", "adam", [], [1], {}, {"name": 3}, {"x": {"y": 1}}]

@@ -83,7 +83,8 @@ CHANGED: dict[str, Any] = {
     "strategy": "single", "num_hosts": 2, "ranks_per_host": 3, "seed": 9, "batch_rule": "per_rank",
     "lr_rule": "sqrt", "global_batch_size": 65, "options": {"accumulation_steps": 2}, "max_epochs": 4,
     "max_train_time_s": 1.0, "evaluate_every": 10, "stop_at_target": True, "threads_per_rank": 2, "device": "cpu",
-    "repeat": 1, "num_microbatches": 4,
+    "repeat": 1, "num_microbatches": 4, "strategy_name": "local-sgd", "strategy_settings": {"period": 4},
+    "schedule": {"name": "cosine"},
 }  # fmt: skip
 NOT_SCIENTIFIC = {"study": "other", "target_metric": "loss", "target_value": 0.1, "target_mode": "min"}
 

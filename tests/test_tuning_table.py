@@ -9,8 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from paceline.cards import OPTIMIZERS, Search
+from paceline.cards import Search
 from paceline.errors import UsageError
+from paceline.optimizer_cards import OPTIMIZERS
 from paceline.study import Study, json_schema, validate
 from paceline.tuning import num_configurations
 

@@ -22,7 +22,8 @@ from pydantic_core import PydanticCustomError
 
 from paceline.cards import Frozen, Name
 from paceline.errors import UsageError
-from paceline.study import explain, known
+from paceline.study import explain
+from paceline.study_tables import known
 
 _HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_\[][A-Za-z0-9_.:\]%-]*")
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paceline.errors import DataError
 from paceline.records import Checks, Finding, exit_of, read_json, write_atomically, write_json
-from paceline.study import Scale
+from paceline.study_tables import Scale
 from paceline.trial import Trial
 
 PARENT_VARIABLE = "PACELINE_PARENT_PID"  # whose death ends a process of the job

@@ -6,8 +6,6 @@ imports torch.
 
 from __future__ import annotations
 
-import math
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -16,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    ConfigDict,
+    BaseModel,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -28,185 +26,23 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from paceline import registry
-from paceline.cards import OPTIMIZERS, Frozen, Name, Search, Seed, hyperparameters_of, reduces, strategy_card
+from paceline.cards import Frozen, Name, Search, Seed
 from paceline.errors import UsageError, nearest
+from paceline.optimizer_cards import hyperparameters_of, reduces
+from paceline.strategy_cards import strategy_card
+from paceline.study_tables import (
+    GlobalBatch,
+    OptimizerEntry,
+    Options,
+    PerRankBatch,
+    Scale,
+    Schedule,
+    StrategyEntry,
+    WorkloadEntry,
+)
 from paceline.tuning import FORMS, Tuning, resolve
 
 SCHEMA_VERSION = 1
-
-
-def known(kind: registry.Kind, name: str) -> str:
-    """The name that ``registry`` goes by, for validation: an unknown one is a mistake that lists the others."""
-    try:
-        return registry.canonical(kind, name)
-    except UsageError as error:
-        raise PydanticCustomError("unknown_name", "{message}", {"message": str(error)}) from error
-
-
-_SCALE = r"(?:(\d+)x)?(\d+)"
-
-
-def _with_short_forms(schema: dict[str, Any]) -> None:
-    table = dict(schema)
-    schema.clear()
-    schema["anyOf"] = [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^{_SCALE}$"}, table]
-
-
-class Scale(Frozen):
-    """A number of hosts times a number of ranks on each, written ``"2x4"``, or ``4`` for four ranks on one host."""
-
-    model_config = ConfigDict(json_schema_extra=_with_short_forms)
-
-    num_hosts: PositiveInt = 1
-    ranks_per_host: PositiveInt
-
-    @property
-    def num_ranks(self) -> int:
-        """World size."""
-        return self.num_hosts * self.ranks_per_host
-
-    def __str__(self) -> str:
-        return f"{self.num_hosts}x{self.ranks_per_host}"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _parse(cls, value: Any) -> Any:  # noqa: ANN401
-        if isinstance(value, bool):
-            raise PydanticCustomError("scale", "a scale is a number of ranks, or 'HOSTSxRANKS' such as '2x4'")
-        if isinstance(value, int):
-            return {"num_hosts": 1, "ranks_per_host": value}
-        if isinstance(value, str):
-            match = re.fullmatch(_SCALE, value)
-            if not match:
-                raise PydanticCustomError("scale", "a scale is a number of ranks, or 'HOSTSxRANKS' such as '2x4'")
-            return {"num_hosts": int(match[1] or 1), "ranks_per_host": int(match[2])}
-        return value
-
-
-class Options(Frozen):
-    """What changes how any trial computes, whatever its optimizer."""
-
-    clip_grad_norm: PositiveFloat | Literal["off"] = Field(
-        "off", description="scale the reduced gradient so that its 2-norm is at most this"
-    )
-    accumulation_steps: PositiveInt = Field(1, description="micro-batches in which a rank computes its part")
-    autocast: Literal["off", "bf16"] = Field("off", description="forward pass in bfloat16, parameters in float32")
-    compile: bool = Field(False, description="compile the model by torch.compile before the first update")
-
-
-def _name_is_optional(schema: dict[str, Any]) -> None:
-    schema["required"] = [key for key in schema.get("required", []) if key != "name"]
-
-
-def _with_hyperparameters(schema: dict[str, Any]) -> None:
-    """In the file, hyperparameters stand beside ``name``: show editors those of every built-in optimizer."""
-    _name_is_optional(schema)
-    del schema["properties"]["hyperparameters"], schema["properties"]["given"]
-    for table in OPTIMIZERS.values():
-        for key, field in table.model_json_schema()["properties"].items():
-            schema["properties"].setdefault(key, {k: v for k, v in field.items() if k != "default"})
-    schema["additionalProperties"] = True
-
-
-class WorkloadEntry(Frozen):
-    """One ``[workloads.LABEL]`` table."""
-
-    model_config = ConfigDict(json_schema_extra=_name_is_optional)
-
-    name: str = Field(description="a registered workload or 'module:attribute'; the table's own name if left out")
-    dataset: str = Field("auto", description="which data set, where the workload can use several")
-    augmentation: Literal["none", "crop", "crop-flip"] = "none"
-    target: float | Literal["auto"] = Field("auto", description="value of the workload's metric to reach")
-    batch_size: PositiveInt | Literal["auto"] = Field("auto", description="in place of the size in [batch]")
-    options: dict[str, bool | int | float | str] = Field(
-        default_factory=dict, description="passed on to a workload of your own"
-    )
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, name: str) -> str:
-        return known("workloads", name)
-
-
-class OptimizerEntry(Frozen):
-    """One ``[optimizers.LABEL]`` table: ``name``, ``options``, and the hyperparameters beside them.
-
-    ``given`` names those that the table gives: they are fixed, and tuning searches others only.
-    """
-
-    model_config = ConfigDict(json_schema_extra=_with_hyperparameters)
-
-    name: str
-    options: dict[str, Any] = Field(default_factory=dict, description="overrides the study's options")
-    hyperparameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    given: tuple[str, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather(cls, value: Any) -> Any:  # noqa: ANN401
-        if not isinstance(value, Mapping) or "hyperparameters" in value:  # as in study.json
-            return value
-        own = {key: value[key] for key in ("name", "options") if key in value}
-        given = {key: item for key, item in value.items() if key not in own}
-        return own | {"hyperparameters": given, "given": tuple(given)}
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, name: str) -> str:
-        return known("optimizers", name)
-
-    @field_validator("options")
-    @classmethod
-    def _options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        Options.model_validate(options)
-        return options
-
-    @field_validator("hyperparameters", mode="before")
-    @classmethod
-    def _hyperparameters(cls, given: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
-        name = info.data.get("name")
-        return given if name is None else hyperparameters_of(name).model_validate(given).model_dump()
-
-
-class GlobalBatch(Frozen):
-    """Strong scaling: the same examples in each update at every scale, only time may differ."""
-
-    rule: Literal["global"]
-    global_batch_size: PositiveInt = Field(description="examples per update, summed over ranks")
-
-    def sized(self, size: int) -> GlobalBatch:
-        """The same rule with another size."""
-        return self.model_copy(update={"global_batch_size": size})
-
-    def at(self, num_ranks: int) -> int:
-        """The global batch size at a number of ranks."""
-        del num_ranks
-        return self.global_batch_size
-
-    def lr_factor(self, num_ranks: int) -> float:
-        """By how much the learning rate grows: not at all."""
-        del num_ranks
-        return 1.0
-
-
-class PerRankBatch(Frozen):
-    """Weak scaling: the global batch grows with the ranks, the learning rate by a stated rule."""
-
-    rule: Literal["per_rank"]
-    rank_batch_size: PositiveInt = Field(description="examples per update on each rank")
-    lr_rule: Literal["none", "linear", "sqrt"] = Field(description="how lr grows with the number of ranks")
-
-    def sized(self, size: int) -> PerRankBatch:
-        """The same rule with another size."""
-        return self.model_copy(update={"rank_batch_size": size})
-
-    def at(self, num_ranks: int) -> int:
-        """The global batch size at a number of ranks."""
-        return self.rank_batch_size * num_ranks
-
-    def lr_factor(self, num_ranks: int) -> float:
-        """By how much the learning rate grows from one rank to ``num_ranks``."""
-        return {"none": 1.0, "linear": float(num_ranks), "sqrt": math.sqrt(num_ranks)}[self.lr_rule]
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -215,6 +51,13 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(values)) < len(values):
         raise PydanticCustomError("repeated", "a value is given twice")
     return values
+
+
+def _or_names(schema: dict[str, Any]) -> None:
+    """A list of names may stand in place of tables."""
+    table = {key: schema.pop(key) for key in ("type", "additionalProperties", "patternProperties", "propertyNames",
+             "minProperties") if key in schema}  # fmt: skip
+    schema["anyOf"] = [{"type": "array", "items": {"type": "string"}, "minItems": 1}, table]
 
 
 _AT_LEAST_ONE = Field(json_schema_extra={"minItems": 1, "uniqueItems": True})
@@ -231,7 +74,14 @@ class Study(Frozen):
     evaluate_every: PositiveInt | Literal["epoch"] = Field("epoch", description="training samples between evaluations")
     stop_at_target: bool = False
     scales: Annotated[tuple[Scale, ...], _AT_LEAST_ONE, AfterValidator(_distinct)] = (Scale(ranks_per_host=1),)
-    strategies: Annotated[tuple[str, ...], _AT_LEAST_ONE, AfterValidator(_distinct)] = ("auto",)
+    strategies: dict[Name, StrategyEntry] = Field(
+        {"auto": StrategyEntry(name="auto")}, min_length=1, json_schema_extra=_or_names
+    )
+    schedules: dict[Name, Schedule] = Field(
+        default_factory=dict,
+        json_schema_extra=_or_names,
+        description="of the learning rate; every optimizer runs with each; left out: constant",
+    )
     reproducible: bool | PositiveInt = Field(
         False,
         description="the same bits at every scale, by this many fixed microbatches an update, a power of two; true: as "
@@ -255,7 +105,25 @@ class Study(Frozen):
     )
     tuning: Tuning | None = Field(None, description="left out: hyperparameters are taken as they stand")
 
-    @field_validator("workloads", "optimizers", mode="before")
+    @model_validator(mode="before")
+    @classmethod
+    def _one_label_a_schedule(cls, settings: Any) -> Any:  # noqa: ANN401
+        """An optimizer with each of several schedules: ``adam-cosine``, ``adam-constant``."""
+        match settings:
+            case {"schedules": (Mapping() | list()) as schedules, "optimizers": Mapping() as optimizers} if schedules:
+                labels = list(schedules)
+                tables: dict[str, Any] = {}
+                for label, table in optimizers.items():
+                    if not isinstance(table, Mapping) or table.get("schedule"):
+                        tables[label] = table
+                        continue
+                    for schedule in labels:
+                        own = f"{label}-{schedule}" if len(labels) > 1 else label
+                        tables[own] = {"name": label, **table, "schedule": schedule}
+                return {**settings, "optimizers": tables}
+        return settings
+
+    @field_validator("workloads", "optimizers", "strategies", "schedules", mode="before")
     @classmethod
     def _default_name(cls, tables: Any) -> Any:  # noqa: ANN401
         if not isinstance(tables, Mapping):
@@ -264,10 +132,28 @@ class Study(Frozen):
             label: {"name": label, **table} if isinstance(table, Mapping) else table for label, table in tables.items()
         }
 
+    @field_validator("strategies", "schedules", mode="before")
+    @classmethod
+    def _from_names(cls, given: Any) -> Any:  # noqa: ANN401
+        """A list of names stands for tables of nothing else. (Of such validators the last is called first.)"""
+        if not isinstance(given, list | tuple):
+            return given
+        if not all(isinstance(name, str) for name in given):
+            raise PydanticCustomError("names", "give a list of names, or a table each")
+        return {name: {} for name in _distinct(tuple(given))}
+
     @field_validator("strategies")
     @classmethod
-    def _known_strategies(cls, strategies: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(name if name == "auto" else known("strategies", name) for name in strategies)
+    def _labels_tell(cls, strategies: dict[str, StrategyEntry]) -> dict[str, StrategyEntry]:
+        """A label is no other strategy's name, and what has no settings goes by its own name."""
+        for label, entry in strategies.items():
+            if label != entry.name and (label in registry.names("strategies") or not entry.settings):
+                raise PydanticCustomError(
+                    "label",
+                    "'{label}' is a label for {name}: use '{name}' itself, or another word if it has settings",
+                    {"label": label, "name": entry.name},
+                )
+        return strategies
 
     @field_validator("batch")
     @classmethod
@@ -299,12 +185,46 @@ class Study(Frozen):
                     "strategy_scale",
                     "no strategy of {strategies} admits the scale {scale} ({ranks} ranks): {admitted}",
                     {
-                        "strategies": list(self.strategies),
+                        "strategies": ", ".join(self.strategies),
                         "scale": str(scale),
                         "ranks": scale.num_ranks,
-                        "admitted": "; ".join(f"{name} takes {strategy_card(name).ranks}" for name in self.strategies),
+                        "admitted": "; ".join(
+                            f"{label} takes {strategy_card(entry.name).ranks}"
+                            for label, entry in self.strategies.items()
+                        ),
                     },
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_known(self) -> Study:
+        for label, entry in self.optimizers.items():
+            for kind, given, allowed in (
+                ("schedule", (entry.schedule,) if entry.schedule else (), self.schedules),
+                ("strategies", entry.strategies, self.strategies),
+            ):
+                for name in given:
+                    if name not in allowed:
+                        raise PydanticCustomError(
+                            "label",
+                            "[optimizers.{label}] asks for {kind} '{name}'; the study has {allowed}",
+                            {"label": label, "kind": kind, "name": name, "allowed": ", ".join(allowed) or "none"},
+                        )
+        return self
+
+    @model_validator(mode="after")
+    def _strategies_admit_optimizers(self) -> Study:
+        for label, entry in self.optimizers.items():
+            for scale in self.scales:
+                for name in self.strategies_at(scale, label):
+                    reason = strategy_card(self.strategy(name).name).why_not(entry.name)
+                    if reason:
+                        raise PydanticCustomError(
+                            "admission",
+                            "{strategy} does not admit {label}: {reason}. Give [optimizers.{label}] the strategies "
+                            "that it is to run with, strategies = [...]",
+                            {"strategy": name, "label": label, "reason": reason},
+                        )
         return self
 
     @model_validator(mode="after")
@@ -323,7 +243,7 @@ class Study(Frozen):
     def _reproducible_fits(self) -> Study:
         if not self.reproducible:
             return self
-        if self.strategies != ("auto",):
+        if list(self.strategies) != ["auto"]:
             raise PydanticCustomError("reproducible", "reproducible is a strategy of its own; leave strategies out")
         if self.options.accumulation_steps > 1:
             raise PydanticCustomError(
@@ -364,18 +284,29 @@ class Study(Frozen):
         """The strategies of an optimizer at a scale.
 
         ``auto`` is ``single`` at one rank and ``ddp`` above; an optimizer that adds up over ranks itself takes
-        ``by-optimizer`` in place of those that would.
+        ``single`` and ``by-optimizer`` in place of those that would.
         """
         if self.reproducible:
             return ["reproducible"]
-        if scale.num_ranks > 1 and reduces(self.optimizers[label].name):
-            return ["by-optimizer"]
-        return self._named_at(scale)
+        entry = self.optimizers[label]
+        if reduces(entry.name):
+            return ["single" if scale.num_ranks == 1 else "by-optimizer"]
+        return [name for name in self._named_at(scale) if not entry.strategies or name in entry.strategies]
+
+    def strategy(self, label: str) -> StrategyEntry:
+        """The strategy that a label of ``strategies_at`` stands for."""
+        return self.strategies.get(label) or StrategyEntry(name=label)
+
+    def schedule_of(self, label: str) -> Schedule | None:
+        """That of an optimizer's label; None where its learning rate is constant."""
+        schedule = self.schedules.get(self.optimizers[label].schedule)
+        return None if schedule == Schedule(name="constant") else schedule
 
     def _named_at(self, scale: Scale) -> list[str]:
-        """The study's strategies that admit ``scale``."""
-        named = [("single" if scale.num_ranks == 1 else "ddp") if name == "auto" else name for name in self.strategies]
-        return [name for name in dict.fromkeys(named) if strategy_card(name).admits(scale.num_ranks)]
+        """Labels of the study's strategies that admit ``scale``."""
+        auto = "single" if scale.num_ranks == 1 else "ddp"
+        named = dict.fromkeys(auto if entry.name == "auto" else label for label, entry in self.strategies.items())
+        return [label for label in named if strategy_card(self.strategy(label).name).admits(scale.num_ranks)]
 
     @property
     def num_cells(self) -> int:
@@ -426,7 +357,7 @@ def explain(error: ValidationError, settings: Mapping[str, Any]) -> str:
     return f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}\n" + "\n".join(lines)
 
 
-_UNION_TAGS = {"global", "per_rank", "hyperparameters", *FORMS}
+_UNION_TAGS = {"global", "per_rank", "hyperparameters", "settings", *FORMS}
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
@@ -443,17 +374,24 @@ def _message(item: Any, settings: Mapping[str, Any]) -> str:  # noqa: ANN401
 
 def _keys_beside(loc: tuple[int | str, ...], settings: Mapping[str, Any]) -> list[str]:
     """The keys that are allowed where ``loc`` points."""
-    if "hyperparameters" in loc:
-        label = str(loc[1])
-        optimizer = registry.canonical("optimizers", settings["optimizers"][label].get("name", label))
-        return ["name", "options", *hyperparameters_of(optimizer).model_fields]
-    if "options" in loc:
-        return list(Options.model_fields)
-    if loc[0] == "tuning":
-        return list(Tuning.model_fields) if len(loc) == 2 else [field.name for field in fields(Search)]
-    if loc[0] == "batch":
-        return list((GlobalBatch if "global" in loc else PerRankBatch).model_fields)
-    return list((WorkloadEntry if len(loc) > 1 else Study).model_fields)
+    kind = next((word for word in ("hyperparameters", "options") if word in loc), loc[0])
+    match kind:
+        case "hyperparameters":
+            label = str(loc[1])
+            optimizer = registry.canonical("optimizers", settings["optimizers"][label].get("name", label))
+            beside = [key for key in OptimizerEntry.model_fields if key not in ("hyperparameters", "given")]
+            return [*beside, *hyperparameters_of(optimizer).model_fields]
+        case "options":
+            return list(Options.model_fields)
+        case "tuning" if len(loc) > 2:
+            return [field.name for field in fields(Search)]
+        case "strategies":
+            name = registry.canonical("strategies", settings["strategies"][str(loc[1])].get("name", loc[1]))
+            return ["name", *strategy_card(name).settings.model_fields]
+    batch = GlobalBatch if "global" in loc else PerRankBatch
+    tables: dict[str, Any] = {"tuning": Tuning, "schedules": Schedule, "batch": batch}
+    table: type[BaseModel] = tables.get(str(kind), WorkloadEntry if len(loc) > 1 else Study)
+    return list(table.model_fields)
 
 
 def apply_override(settings: dict[str, Any], override: str) -> None:

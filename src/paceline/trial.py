@@ -10,9 +10,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+from pydantic import Field
+
 from paceline.cards import Frozen, Target
 from paceline.errors import UsageError, nearest
-from paceline.study import Options, Scale, Study, WorkloadEntry
+from paceline.study import Study
+from paceline.study_tables import Options, Scale, Schedule, WorkloadEntry
+
+# Left out of the id where they are empty: ids of studies that know nothing of them stay as they were.
+_LATER_FIELDS = ("repeat", "num_microbatches", "strategy_name", "strategy_settings", "schedule")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +35,8 @@ class Trial(Frozen):
 
     ``target`` says what counts as reached; it is no part of the id unless training stops there. ``repeat`` is 1 for the
     second half of an A/A pair: the same computation once more, timed to learn what the machine's noise is.
-    ``num_microbatches`` is that of an update which is to have the same bits at every scale, else 0.
+    ``num_microbatches`` is that of an update which is to have the same bits at every scale, else 0. ``strategy`` is a
+    label; ``strategy_name`` the registered name where that is another.
     """
 
     study: str
@@ -43,6 +50,9 @@ class Trial(Frozen):
     optimizer: str
     hyperparameters: dict[str, bool | int | float | str]
     strategy: str
+    strategy_name: str = ""
+    strategy_settings: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    schedule: Schedule | None = None
     num_hosts: int
     ranks_per_host: int
     seed: int
@@ -61,6 +71,11 @@ class Trial(Frozen):
     target_value: float
     target_mode: Literal["max", "min"]
     repeat: int = 0
+
+    @property
+    def strategy_of_registry(self) -> str:
+        """The name by which the registry knows the strategy."""
+        return self.strategy_name or self.strategy
 
     @property
     def num_ranks(self) -> int:
@@ -96,7 +111,7 @@ class Trial(Frozen):
     def id(self) -> str:
         """A readable name and ten hex digits of the hash of the scientific fields and the data digest."""
         ignored = {"study", *(() if self.stop_at_target else ("target_metric", "target_value", "target_mode"))}
-        ignored |= {name for name in ("repeat", "num_microbatches") if not getattr(self, name)}
+        ignored |= {name for name in _LATER_FIELDS if not getattr(self, name)}
         canonical = json.dumps(self.model_dump(mode="json", exclude=ignored), sort_keys=True)
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
         readable = f"{self.workload}_{self.label}_{self.strategy}_{self.scale}_seed{self.seed}"
@@ -164,7 +179,7 @@ def _trial(
     threads_per_rank: int,
     hyperparameters: Values,
 ) -> Trial:
-    entry = study.workloads[workload]
+    entry, taken = study.workloads[workload], study.strategy(strategy)
     return Trial(
         study=study.name,
         label=label,
@@ -177,6 +192,9 @@ def _trial(
         optimizer=study.optimizers[label].name,
         hyperparameters=dict(hyperparameters),
         strategy=strategy,
+        strategy_name="" if taken.name == strategy else taken.name,
+        strategy_settings=taken.settings,
+        schedule=study.schedule_of(label),
         num_hosts=scale.num_hosts,
         ranks_per_host=scale.ranks_per_host,
         seed=seed,

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from paceline.cards import Choices, Frozen, Name, Search, Seed, hyperparameters_of
+from paceline.cards import Choices, Frozen, Name, Search, Seed
 from paceline.errors import nearest
+from paceline.optimizer_cards import hyperparameters_of
 
 Value = bool | int | float | str
 LONGEST_LABEL = 56  # leaves room for the number of a configuration in a name of 64 characters
@@ -78,7 +79,7 @@ def resolve(
         if len(label) > LONGEST_LABEL:
             mistakes.add((), f"a label that is tuned has at most {LONGEST_LABEL} characters")
         asked = tuning.search.get(label)
-        spaces[label] = _default_space(name, given) if asked is None else _checked(name, given, asked, mistakes)
+        spaces[label] = default_space(name, given) if asked is None else _checked(name, given, asked, mistakes)
         if asked is None or len(spaces[label]) == len(asked):
             _refuse_too_small(spaces[label], name, tuning.num_trials, mistakes)
     mistakes.raise_any()
@@ -112,7 +113,7 @@ def num_configurations(space: Space) -> float:
     )  # fmt: skip
 
 
-def _default_space(name: str, given: tuple[str, ...]) -> Space:
+def default_space(name: str, given: tuple[str, ...] = ()) -> Space:
     """What the optimizer's card says is worth searching, less what is given."""
     space: Space = {}
     for key, field in hyperparameters_of(name).model_fields.items():
@@ -165,7 +166,7 @@ def _typed(name: str, key: str, explored: Search | tuple[Value, ...]) -> Search 
 def _refuse_too_small(space: Space, name: str, num_trials: int, mistakes: _Mistakes) -> None:
     """Equal budgets need ``num_trials`` different configurations of everyone."""
     if not space:
-        worth = ", ".join(_default_space(name, given=()))
+        worth = ", ".join(default_space(name))
         why = f"of {worth} leave one without a value" if worth else "no default space is known"
         mistakes.add(
             (), f"nothing is left to search for {name}, and budgets would be unequal: {why}, or name ranges here"

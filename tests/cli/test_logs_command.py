@@ -66,12 +66,12 @@ def test_before_the_first_job_a_rank_has_said_nothing(folder, capsys):
 
 CHATTY = """
 import sys
+import torch
 import torch.distributed as dist
-from paceline.optimizers.sgd import build as sgd
 
 def build(parameters, hyperparameters):
     sys.stderr.write(f"this is rank {dist.get_rank()}\\n")
-    return sgd(parameters, hyperparameters)
+    return torch.optim.SGD(parameters, **hyperparameters)
 """
 
 

@@ -59,7 +59,7 @@ def traffic(ranks: Any, *, num_micro_batches: int, running_mean: bool, num_objec
 
     workload = Toy({"running_mean": running_mean})
     model = workload.build_model()
-    ddp = Ddp(model=model, workload=workload, ranks=ranks, mark=lambda _: None, autocast=False)
+    ddp = Ddp(model=model, workload=workload, ranks=ranks, mark=lambda _: None, autocast=False, settings={})
     own = np.arange(60)[rank_part(60, rank=ranks.rank, world_size=ranks.world_size)]
     batches = [workload.batch("train", part, seed=0, epoch=0) for part in np.array_split(own, num_micro_batches)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paceline.cards import STRATEGIES
+from paceline.strategy_cards import STRATEGIES
 
 CASES = [
     (name, num_ranks)

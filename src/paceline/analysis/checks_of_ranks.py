@@ -13,6 +13,7 @@ from paceline.analysis.cells import PARTS
 from paceline.analysis.load import RankRecords, Run, TrialResult
 from paceline.analysis.outcome import Outcome, failed, passed, skipped
 from paceline.data.order import combine_digests, indices_digest
+from paceline.strategy_cards import strategy_card
 
 CLOCK_STEP_S = 1.0  # by how much a host's clock may be set back without being a jump
 SLACK = 1.01  # how much the parts of the training time may exceed it, being means over ranks of separate marks
@@ -177,7 +178,7 @@ def collectives(run: Run) -> Outcome:
         per_gradient = last.num_collectives / max(1, last.num_gradient_evaluations)
         if trial.strategy == "single" and per_gradient:
             return failed(f"{name} made {last.num_collectives:,} collectives, and a process alone needs none")
-        if trial.strategy == "by-optimizer":  # one an evaluation, or more, as its iterations need them
+        if not strategy_card(trial.strategy_of_registry).steady:
             continue
         of_cell = trial.workload, trial.strategy, trial.num_ranks, trial.label
         first, other = each.setdefault(of_cell, (per_gradient, name))

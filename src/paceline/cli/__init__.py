@@ -25,6 +25,7 @@ _COMMANDS = {
     "report": ("paceline.cli.report:report", "Compare what a run measured; write the HTML report."),
     "export": ("paceline.cli.export:export", "Write a run's results in another format."),
     "list": ("paceline.cli.listing:list_names", "List workloads, optimizers or strategies."),
+    "show": ("paceline.cli.show:show", "Show the card of an optimizer, strategy or workload."),
     "data": ("paceline.cli.data:app", "Prepare and look at data sets."),
     "init": ("paceline.cli.init:init", "Write a commented study file to start from."),
     "schema": ("paceline.cli.schema:schema", "Print the JSON Schema of study files, for editors."),

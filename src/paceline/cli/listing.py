@@ -54,7 +54,7 @@ def _workload(name: str) -> dict[str, Any]:
 
 
 def _optimizer(name: str) -> dict[str, Any]:
-    from paceline.cards import OPTIMIZERS
+    from paceline.optimizer_cards import OPTIMIZERS
 
     table = OPTIMIZERS.get(name)
     if table is None:
@@ -64,7 +64,7 @@ def _optimizer(name: str) -> dict[str, Any]:
 
 
 def _strategy(name: str) -> dict[str, Any]:
-    from paceline.cards import STRATEGIES
+    from paceline.strategy_cards import STRATEGIES
 
     card = STRATEGIES.get(name)
     return {"summary": card.summary, "ranks": card.ranks, "exact": card.exact} if card else {"summary": ""}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from paceline.job import Job
-from paceline.study import Scale
+from paceline.study_tables import Scale
 
 
 class Launcher(Protocol):

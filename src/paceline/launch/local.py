@@ -16,7 +16,7 @@ from paceline.errors import PacelineError, UsageError
 from paceline.job import Job
 from paceline.launch import supervisor
 from paceline.launch.base import cores_of_this_host
-from paceline.study import Scale
+from paceline.study_tables import Scale
 
 # glibc gives memory back to the kernel at the end of each update and faults it in again in the next, unless told not to
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "33554432", "MALLOC_MMAP_THRESHOLD_": "33554432"}

@@ -23,7 +23,7 @@ from paceline.launch.remote import HostError, Remote, UnreachableError, in_home
 from paceline.launch.tether import Tether, Watch
 from paceline.launch.wheelhouse import interpreter
 from paceline.records import exit_of, rank_file, write_atomically, write_json
-from paceline.study import Scale
+from paceline.study_tables import Scale
 
 ANSWER_TIMEOUT_S = 60.0
 

@@ -22,7 +22,7 @@ from paceline.launch.local import CONTROL
 from paceline.launch.remote import UnreachableError
 from paceline.launch.slurm_nodes import COMMANDS, SlurmNode, partition_nodes
 from paceline.records import read_json, write_atomically, write_json
-from paceline.study import Scale
+from paceline.study_tables import Scale
 
 POLL_S = 1.0  # between questions to the controller, which all users share
 ANSWER_TIMEOUT_S = 60.0

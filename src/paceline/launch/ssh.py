@@ -24,7 +24,7 @@ from paceline.launch import code
 from paceline.launch.node import Node
 from paceline.launch.remote import HostError, Remote, UnreachableError
 from paceline.launch.supervisor import runs
-from paceline.study import Scale
+from paceline.study_tables import Scale
 
 T = TypeVar("T")
 

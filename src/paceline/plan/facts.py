@@ -13,7 +13,8 @@ from paceline.cards import WORKLOADS, Target
 from paceline.data.catalog import dataset_digest, find_first
 from paceline.errors import UsageError
 from paceline.records import read_json
-from paceline.study import Study, WorkloadEntry
+from paceline.study import Study
+from paceline.study_tables import WorkloadEntry
 from paceline.trial import WorkloadFacts
 
 

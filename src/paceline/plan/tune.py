@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from paceline.analysis.tuning import Tuning
 from paceline.cards import Search
 from paceline.errors import UsageError
-from paceline.study import OptimizerEntry, Study
+from paceline.study import Study
+from paceline.study_tables import OptimizerEntry
 from paceline.trial import Trial, Values, WorkloadFacts, expand, hyperparameters_at
 from paceline.tuning import Space
 

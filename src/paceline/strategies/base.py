@@ -3,36 +3,59 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from paceline.strategies.ranks import Ranks
+from paceline.strategies.ranks import Ranks, Traffic
 from paceline.workloads.base import Batch, Workload
 
+Divisor = Literal["global", "own", "nothing"]
 COMPUTE, COMMUNICATION, OPTIMIZER = 1, 2, 3  # phases of train.clock: what time was spent on
 
 
 class Strategy(ABC):
-    """Evaluates the objective: forward, backward, reduction.
+    """Evaluates the objective: forward, backward, reduction; and whatever else ranks tell each other.
 
-    After ``objective`` the model's gradients are those of the mean loss over the whole global batch, on every rank, and
-    the value returned is that loss, with the same bits on every rank.
+    ``divides_by`` says what a rank's sum of losses is divided by, and so what ``objective`` gives:
+
+    - ``"global"``: the number of examples of the whole update. Gradients and loss are added up over ranks: afterwards
+      they are those of the mean over the global batch, with the same bits on every rank.
+    - ``"own"``: that of this rank's part. Gradients and loss are this rank's own; ranks meet in ``after_update``.
+    - ``"nothing"``: gradients and loss are this rank's sums; the optimizer adds up over ranks itself.
+
+    ``keeps_replicas``: whether all ranks hold the same parameters, and states of the optimizer, after each update.
+    ``same_draws``: whether ranks draw the same random numbers.
     """
 
-    reduces = True  # False where the optimizer adds up over ranks itself
-    same_draws = False  # True where ranks draw the same random numbers
+    divides_by: Divisor = "global"
+    keeps_replicas = True
+    same_draws = False
 
     def __init__(
-        self, *, model: nn.Module, workload: Workload, ranks: Ranks, mark: Callable[[int], None], autocast: bool
+        self,
+        *,
+        model: nn.Module,
+        workload: Workload,
+        ranks: Ranks,
+        mark: Callable[[int], None],
+        autocast: bool,
+        settings: Mapping[str, Any],
     ) -> None:
         self.model, self.workload, self.ranks, self.mark = model, workload, ranks, mark
+        self.settings = settings
         self._autocast = torch.autocast(ranks.device.type, dtype=torch.bfloat16) if autocast else nullcontext()
         self.outputs: list[Tensor] = []
         self.with_gradients = list(model.parameters())  # every parameter that `objective` gives a gradient
+
+    @property
+    def reduces(self) -> bool:
+        """Whether gradients are added up here, and not by the optimizer."""
+        return self.divides_by != "nothing"
 
     @abstractmethod
     def objective(self, micro_batches: Sequence[Batch], *, num_examples: float) -> Tensor:
@@ -40,13 +63,39 @@ class Strategy(ABC):
 
         Args:
             micro_batches: this rank's part.
-            num_examples: of the update, over all ranks; infinite on a rank that has no part in this update and
-                evaluates another's example for nothing, so that its share of every sum is zero.
-        Returns: the mean loss, a detached scalar. ``self.outputs`` keeps what the model said, one a micro-batch.
+            num_examples: what to divide by; infinite on a rank that has no part in this update and evaluates another's
+                example for nothing, so that its share of every sum is zero.
+        Returns: the loss, a detached scalar. ``self.outputs`` keeps what the model said, one a micro-batch.
         """
+
+    def build_optimizer(self, build: Callable[[Iterable[nn.Parameter]], Optimizer]) -> Optimizer:
+        """The optimizer of this rank; a strategy may give it a share of the parameters only."""
+        return build(self.model.parameters())
 
     def attach(self, optimizer: Optimizer) -> None:  # noqa: B027 - most strategies need not know it
         """Learn which optimizer the gradients are for."""
+
+    def after_update(self, num_updates: int) -> None:  # noqa: B027 - most strategies have nothing to do
+        """Once parameters are updated, still on the clock; ``num_updates`` of the trial are made."""
+
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """The model has the parameters that are evaluated and kept, the same on every rank. Every rank calls this."""
+        yield
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this rank carries from one update to the next, beside parameters: tensors, numbers and text."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most strategies carry nothing
+        """Go on from it."""
+
+    def expected_traffic(self, num_updates: int) -> Traffic | None:
+        """What this rank is to have sent after so many updates of one evaluation each, by the formula.
+
+        Returns: None where nothing can be said beforehand.
+        """
+        return None
 
     def zero_grad(self) -> None:
         """Forget gradients; ``Module.zero_grad`` would walk the tree of modules each time."""

@@ -6,13 +6,19 @@ from itertools import cycle
 from typing import Any
 
 from paceline.strategies.base import COMMUNICATION, OPTIMIZER
+from paceline.strategies.ranks import Traffic
 from paceline.strategies.single import Single
 
 
 class ByOptimizer(Single):
     """Loss and gradient of this rank's own part, as sums: ``num_examples`` is 1, or infinite where there is no part."""
 
-    reduces = False
+    divides_by = "nothing"
+
+    def expected_traffic(self, num_updates: int) -> Traffic | None:
+        """See the base class: the optimizer knows."""
+        del num_updates
+        return None
 
     def attach(self, optimizer: Any) -> None:  # noqa: ANN401 - any that has an exchange
         """Have what the optimizer sends counted, and the time that it takes."""

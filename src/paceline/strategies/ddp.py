@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from paceline.strategies.base import COMMUNICATION, COMPUTE, Strategy
+from paceline.strategies.ranks import Traffic
 from paceline.workloads.base import Batch
+
+
+_BUCKET_BYTES = [2**20, 25 * 2**20]  # DDP's defaults: the first bucket, and the others
 
 
 class _LossWithSlot(nn.Module):
@@ -60,6 +64,21 @@ class Ddp(Strategy):
         loss = self._with_slot.slot.grad
         assert loss is not None
         return loss.detach()
+
+    def expected_traffic(self, num_updates: int) -> Traffic:
+        """See the base class. A bucket is an all-reduce; where there are several, DDP may cut them in another place."""
+        tensors = [parameter.detach() for parameter in self.with_gradients]
+        buckets, _ = dist._compute_bucket_assignment_by_size(  # type: ignore[attr-defined]
+            tensors, _BUCKET_BYTES
+        )
+        expected = Traffic()
+        for _ in range(num_updates):
+            if self._buffer_bytes:
+                expected.count_broadcast(self._buffer_bytes)
+            for bucket in buckets:
+                payload = sum(tensors[number].nbytes for number in bucket)
+                expected.count_all_reduce(payload, self.ranks.world_size)
+        return expected
 
     def close(self) -> None:
         """See the base class; also breaks the cycle of references, so that memory goes back at once."""

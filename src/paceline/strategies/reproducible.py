@@ -17,6 +17,7 @@ from torch import Tensor
 
 from paceline.errors import UsageError
 from paceline.strategies.base import COMMUNICATION, COMPUTE, Strategy
+from paceline.strategies.ranks import Traffic
 from paceline.workloads.base import Batch
 
 
@@ -64,6 +65,14 @@ class Reproducible(Strategy):
         for buffer, part in zip(self._running, parts[len(self.with_gradients) :], strict=True):
             buffer.copy_(part.view_as(buffer) / num_leaves)
         return loss.view(())
+
+    def expected_traffic(self, num_updates: int) -> Traffic:
+        """See the base class: an all-gather of this rank's subtree."""
+        expected = Traffic()
+        if self.ranks.world_size > 1:
+            for _ in range(num_updates):
+                expected.count_all_gather(4 * self._length, self.ranks.world_size)
+        return expected
 
     def _leaf(self, batch: Batch, num_examples: float, before: Sequence[Tensor], seed: int) -> Tensor:
         """Gradients, running statistics and loss of one microbatch, in one vector."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from paceline.strategies.base import COMPUTE, Strategy
+from paceline.strategies.ranks import Traffic
 from paceline.workloads.base import Batch
 
 
@@ -23,3 +24,8 @@ class Single(Strategy):
             losses.append(loss.detach())
         self.mark(COMPUTE)
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def expected_traffic(self, num_updates: int) -> Traffic | None:
+        """See the base class: nothing is sent."""
+        del num_updates
+        return Traffic()

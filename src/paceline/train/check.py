@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from paceline.cards import strategy_card
 from paceline.records import Finding
 from paceline.strategies.ranks import Ranks
+from paceline.strategy_cards import strategy_card
 from paceline.train import examples, parity
 from paceline.train.chance import chance_level
 from paceline.train.findings import Outcome, finding
@@ -131,7 +131,11 @@ def _chance(trial: Trial, workload: Workload) -> Outcome:
 def _parities(trials: Sequence[Trial], open_workload: Callable[[Trial], Workload], groups: Groups) -> list[Outcome]:
     outcomes = []
     for trial in trials:
-        if trial.num_ranks == 1 or not strategy_card(trial.strategy).exact or not groups.has_part(trial.scale):
+        if (
+            trial.num_ranks == 1
+            or not strategy_card(trial.strategy_of_registry).exact
+            or not groups.has_part(trial.scale)
+        ):
             continue
         workload = open_workload(trial)
         if parity.has_batch_statistics(workload):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from paceline.errors import PacelineError
 from paceline.records import read_json, write_json
-from paceline.study import WorkloadEntry
+from paceline.study_tables import WorkloadEntry
 from paceline.train.worker import open_workload
 
 

@@ -13,7 +13,7 @@ from torch.distributed import distributed_c10d as c10d
 from paceline.errors import UsageError
 from paceline.job import members
 from paceline.strategies.ranks import Ranks
-from paceline.study import Scale
+from paceline.study_tables import Scale
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,6 +25,7 @@ from paceline.errors import DivergedError, UsageError
 from paceline.records import End, Epoch, Evaluation, RecordFile, Resumed, Status, rank_file
 from paceline.strategies.base import OPTIMIZER, Strategy
 from paceline.strategies.ranks import Ranks
+from paceline.strategy_cards import strategy_card
 from paceline.train import checkpoint
 from paceline.train.clock import DATA, Clock, Totals
 from paceline.train.digest import parameters_digest
@@ -31,6 +34,7 @@ from paceline.train.evaluate import Scores, evaluate
 from paceline.train.leave import Leaving
 from paceline.train.prefetch import prefetch
 from paceline.train.progress import EpochSums, Progress, generators, seed_generators, set_generators
+from paceline.train.schedule import lr_factor
 from paceline.trial import Trial
 from paceline.workloads.base import Batch, Split, Workload
 
@@ -63,6 +67,7 @@ def run_trial(
     for split, count in workload.num_examples.items():
         if count < ranks.world_size:
             raise UsageError(f"{ranks.world_size} ranks cannot share the {count} examples of the {split} split")
+    _refuse_too_few_updates(trial, workload)
     reset_peak_memory(ranks.device)
     training = Training(trial, workload, ranks, trial_dir, leaving)
     try:
@@ -96,19 +101,29 @@ class Training:
         if trial.options.compile:
             # not model.compile(): that silently does nothing to a torch.nn.Sequential
             self.model.forward = torch.compile(self.model.forward)
-        self.strategy: Strategy = registry.resolve("strategies", trial.strategy)(
-            model=self.model, workload=workload, ranks=ranks, mark=self.clock.mark, autocast=self.autocast
+        self.strategy: Strategy = registry.resolve("strategies", trial.strategy_of_registry)(
+            model=self.model,
+            workload=workload,
+            ranks=ranks,
+            mark=self.clock.mark,
+            autocast=self.autocast,
+            settings=trial.strategy_settings,
         )
-        self.optimizer = self._build_optimizer()
+        self.optimizer = self.strategy.build_optimizer(self._build_optimizer)
         self.strategy.attach(self.optimizer)
+        if hasattr(
+            self.optimizer, "train"
+        ):  # of a schedule-free one, which trains other parameters than it answers for
+            self.optimizer.train()
+        self.lrs = [group["lr"] for group in self.optimizer.param_groups] if trial.schedule else []
         self.records = RecordFile(rank_file(trial_dir, ranks.rank))
 
-    def _build_optimizer(self) -> Optimizer:
+    def _build_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """The trial's optimizer; where its builder has parameters ``model`` or ``strategy``, these are given to it."""
         build = registry.resolve("optimizers", self.trial.optimizer)
         offered = {"model": self.model, "strategy": self.strategy}
         wanted = {name: offered[name] for name in offered if name in inspect.signature(build).parameters}
-        optimizer: Optimizer = build(self.model.parameters(), self.trial.hyperparameters, **wanted)
+        optimizer: Optimizer = build(parameters, self.trial.hyperparameters, **wanted)
         return optimizer
 
     def close(self) -> None:
@@ -183,7 +198,7 @@ class Training:
             bytes_sent=self.ranks.traffic.bytes_sent,
             num_collectives=self.ranks.traffic.num_collectives,
             peak_memory_bytes=peak_memory_bytes(self.ranks.device),
-            parameters_digest=parameters_digest(self.model),
+            parameters_digest=self._digest(),
             test=test,
         )
         self.records.append(record)
@@ -259,7 +274,8 @@ class Training:
         """One update, on the clock until the parameters are updated; then its metrics, off the clock."""
         batches = [self.workload.prepare(batch, self.ranks.device) for batch in update.micro_batches]
         self.clock.mark(DATA)
-        reduces, is_safe = self.strategy.reduces, getattr(self.optimizer, "reduces", False)
+        divides_by, is_safe = self.strategy.divides_by, getattr(self.optimizer, "reduces", False)
+        self._set_lr()
         first: list[tuple[Tensor, list[Tensor]]] = []
 
         def closure(share: float = 1.0) -> Tensor | tuple[Tensor, int]:
@@ -267,31 +283,64 @@ class Training:
             self.clock.mark(OPTIMIZER)
             self.strategy.zero_grad()
             parts, num_own = (batches, update.num_own) if share == 1 else self._in_share(update, batches, share)
-            num_examples = math.inf if not num_own else math.ceil(share * update.num_global) if reduces else 1
-            loss = self.strategy.objective(parts, num_examples=num_examples)
+            counts = {"global": math.ceil(share * update.num_global), "own": num_own, "nothing": 1}
+            loss = self.strategy.objective(parts, num_examples=counts[divides_by] if num_own else math.inf)
             self.progress.num_gradient_evaluations += 1
-            if not is_safe:
+            if not is_safe and divides_by != "own":  # where ranks have losses of their own, evaluations tell all alike
                 self._refuse_non_finite(loss, at_trial_point=bool(first))
             if not first:
                 first.append((loss, self.strategy.outputs))
-            if not reduces:
+            if divides_by == "nothing":
                 return loss, num_own
             if self.trial.options.clip_grad_norm != "off":
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.trial.options.clip_grad_norm)
             return loss
 
-        reached: Any = self.optimizer.step(closure)  # type: ignore[arg-type] # the stub asks for a float
+        reached: Any = self.optimizer.step(closure)
         self.clock.mark(OPTIMIZER)
         self.progress.num_updates += 1
+        self.strategy.after_update(self.progress.num_updates)
         self.progress.num_samples += update.num_global
         sums.num_samples += update.num_global
         loss, outputs = first[0]
         if is_safe:  # it takes no place where the loss is not finite, and says where there is no other
             self._refuse_non_finite(reached, at_trial_point=False)
-        sums.metrics.add({"loss": loss}, weight=update.num_global / self.ranks.world_size if reduces else 1.0)
+        weights = {"global": update.num_global / self.ranks.world_size, "own": update.num_own, "nothing": 1.0}
+        sums.metrics.add({"loss": loss}, weight=weights[divides_by])
         if update.num_own:
             for output, batch in zip(outputs, (batch for batch in batches if len(batch.targets)), strict=True):
                 sums.metrics.add(self.workload.metric_sums(output, batch))
+
+    def _set_lr(self) -> None:
+        """The learning rates of the update that comes, by the trial's schedule."""
+        if self.trial.schedule is None:
+            return
+        num_updates = _most_updates(self.trial, self.workload)
+        factor = lr_factor(self.trial.schedule, self.progress.num_updates, num_updates)
+        for group, lr in zip(self.optimizer.param_groups, self.lrs, strict=True):
+            group["lr"] = lr * factor
+
+    @property
+    def _trains_elsewhere(self) -> bool:
+        """Whether a rank trains other parameters than those that are evaluated and kept."""
+        return not self.strategy.keeps_replicas or hasattr(self.optimizer, "eval")
+
+    @contextmanager
+    def _evaluated(self) -> Iterator[None]:
+        """The model has the parameters that are evaluated; afterwards those that are trained, bit for bit."""
+        if not self._trains_elsewhere:
+            yield
+            return
+        trained = [parameter.detach().clone() for parameter in self.model.parameters()]
+        switch: Any = self.optimizer if hasattr(self.optimizer, "eval") else None
+        if switch:
+            switch.eval()
+        with self.strategy.evaluated():
+            yield
+        if switch:
+            switch.train()
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.model.parameters()), trained)
 
     def _in_share(self, update: Update, batches: list[Batch], share: float) -> tuple[list[Batch], int]:
         """An even choice of ceil(share * n) of the n examples of an update, the same ones at every scale.
@@ -347,7 +396,8 @@ class Training:
 
     def _score(self, split: Split) -> Scores:
         began = time.perf_counter()
-        scores = evaluate(self.model, self.workload, split, ranks=self.ranks, autocast=self.autocast)
+        with self._evaluated():
+            scores = evaluate(self.model, self.workload, split, ranks=self.ranks, autocast=self.autocast)
         self.progress.evaluation_time_s += time.perf_counter() - began
         return scores
 
@@ -367,7 +417,7 @@ class Training:
                 num_indices=len(own),
                 indices_digest=indices_digest(own),
                 order_digest=indices_digest(own + len(order) * seen_in),
-                parameters_digest=parameters_digest(self.model),
+                parameters_digest=self._digest(),
                 train_time_s=self.totals.train_time_s,
                 **self.totals.own(),
                 bytes_sent=self.ranks.traffic.bytes_sent,
@@ -378,15 +428,21 @@ class Training:
         self.sums = EpochSums()
         self._checkpoint()
 
+    def _digest(self) -> str:
+        """Of the parameters that are evaluated; every rank calls this."""
+        with self._evaluated():
+            return parameters_digest(self.model)
+
     def _checkpoint(self) -> None:
         """Save where training is, unless that was done; what it vouches for, every rank has recorded."""
         if self.saved_at == self.progress.num_updates:
             return
         began = time.perf_counter()
         own_states, optimizer = self.ranks.gather(self._own_state()), self._optimizer_state()
-        if own_states is not None:
-            state = self._state() | {"optimizer": optimizer, "ranks": own_states}
-            checkpoint.save(self.trial_dir, state, num_updates=self.progress.num_updates)
+        with self._evaluated():
+            if own_states is not None:
+                state = self._state() | {"optimizer": optimizer, "ranks": own_states}
+                checkpoint.save(self.trial_dir, state, num_updates=self.progress.num_updates)
         self.saved_at = self.progress.num_updates
         self.progress.checkpoint_time_s += time.perf_counter() - began
 
@@ -406,8 +462,13 @@ class Training:
         return state
 
     def _own_state(self) -> dict[str, Any]:
-        """What each rank has of its own."""
-        return {
+        """What each rank has of its own; its parameters and optimizer too where they are not everybody's."""
+        own: dict[str, Any] = {"strategy": self.strategy.state_dict()}
+        if self._trains_elsewhere:
+            own["parameters"] = [parameter.detach().cpu().clone() for parameter in self.model.parameters()]
+        if not self.strategy.keeps_replicas:
+            own["optimizer"] = self.optimizer.state_dict()
+        return own | {
             "totals": self.totals.state_dict(),
             "traffic": vars(self.ranks.traffic),
             "buffers": {name: buffer.cpu() for name, buffer in self.model.named_buffers()},
@@ -416,12 +477,16 @@ class Training:
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
+        own = state["ranks"][self.ranks.rank] if "ranks" in state else state  # of schema 1: rank 0's, after an epoch
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        with torch.no_grad():
+            for parameter, kept in zip(self.model.parameters(), own.get("parameters", ()), strict=False):
+                parameter.copy_(kept)
+        self.optimizer.load_state_dict(state["optimizer"] if self.strategy.keeps_replicas else own["optimizer"])
+        self.strategy.load_state_dict(own.get("strategy", {}))
         self.progress = Progress(**state["progress"])
         self.stop = state["stop"]
         self.saved_at = self.progress.num_updates
-        own = state["ranks"][self.ranks.rank] if "ranks" in state else state  # of schema 1: rank 0's, after an epoch
         self.totals = Totals.from_state_dict(own["totals"])
         vars(self.ranks.traffic).update(own["traffic"])
         if "ranks" not in state:
@@ -437,7 +502,7 @@ class Training:
         DDP's first iteration reduces in another order than later ones; before its second, ranks wait for each other to
         rearrange its buckets. What is set up lazily is set up here.
         """
-        traffic = dict(vars(self.ranks.traffic))
+        traffic, carried = dict(vars(self.ranks.traffic)), copy.deepcopy(self.strategy.state_dict())
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         before = generators(self.ranks.device)
         order = epoch_permutation(self.workload.num_examples["train"], seed=self.trial.seed, epoch=self.progress.epoch)
@@ -449,5 +514,19 @@ class Training:
         set_generators(before, self.ranks.device)
         for buffer, kept in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(kept)
+        self.strategy.load_state_dict(carried)
         vars(self.ranks.traffic).update(traffic)
         self.clock.discard()
+
+
+def _most_updates(trial: Trial, workload: Workload) -> int:
+    """Of all epochs of a trial."""
+    return trial.max_epochs * -(-workload.num_examples["train"] // trial.global_batch_size)
+
+
+def _refuse_too_few_updates(trial: Trial, workload: Workload) -> None:
+    """Raises: UsageError on every rank alike, where a strategy's settings want more updates than there can be."""
+    settings = strategy_card(trial.strategy_of_registry).settings.model_validate(trial.strategy_settings)
+    why_too_short = getattr(settings, "why_too_short", None)
+    if why_too_short and (reason := why_too_short(_most_updates(trial, workload))):
+        raise UsageError(f"strategy {trial.strategy}: {reason}")

@@ -7,7 +7,7 @@ from contextlib import suppress
 from paceline.job import Job, network_path
 from paceline.records import AllReduce, Network, write_json
 from paceline.strategies.ranks import Ranks
-from paceline.study import Scale
+from paceline.study_tables import Scale
 from paceline.train import failure, sweep
 from paceline.train.group import Groups
 

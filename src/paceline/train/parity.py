@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from paceline.errors import DivergedError
 from paceline.strategies.ranks import Ranks
-from paceline.study import Options
+from paceline.study_tables import Options
 from paceline.train.findings import Outcome
 from paceline.train.loop import Training
 from paceline.trial import Trial
@@ -60,6 +60,11 @@ class Float64(Workload):
         return self._of.metric_sums(outputs, batch)
 
 
+SINGLE = {
+    "strategy": "single", "strategy_name": "", "strategy_settings": {}, "num_hosts": 1, "ranks_per_host": 1,
+}  # fmt: skip
+
+
 def has_batch_statistics(workload: Workload) -> bool:
     """Whether an example's output depends on the others of its rank's batch, by BatchNorm."""
     return any(isinstance(module, _BatchNorm) for module in workload.build_model().modules())
@@ -71,7 +76,7 @@ def compare(trial: Trial, workload: Workload, ranks: Ranks) -> Outcome:
     Every rank of ``ranks`` calls this; the answer of rank 0 counts. It trains alone while the others wait.
     """
     subject, trial, wide = trial.cell, _made_small(trial), Float64(workload)
-    alone = trial.model_copy(update={"strategy": "single", "num_hosts": 1, "ranks_per_host": 1})
+    alone = trial.model_copy(update=SINGLE)
     solo = Ranks(device=ranks.device)
     expected, refusal = _alone(alone, wide, solo) if ranks.rank == 0 else (None, "")
     if ranks.maximum(torch.tensor(bool(refusal), dtype=torch.int8, device=ranks.device)):

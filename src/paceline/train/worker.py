@@ -36,7 +36,7 @@ from paceline.job import (
 )
 from paceline.records import Checks, Exit, Finding, Status, write_json
 from paceline.strategies.ranks import Ranks
-from paceline.study import WorkloadEntry
+from paceline.study_tables import WorkloadEntry
 from paceline.train import check, failure, network
 from paceline.train.group import Groups, choose_device, connect, holds_store, initialize
 from paceline.train.heartbeat import Heartbeat

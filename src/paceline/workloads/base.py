@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from paceline.cards import Target
-from paceline.study import WorkloadEntry
+from paceline.study_tables import WorkloadEntry
 
 Split = Literal["train", "validation", "test"]
 
