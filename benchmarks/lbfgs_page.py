@@ -92,6 +92,8 @@ def draw(found: dict[str, Any], run_dir: Path) -> None:
     import altair as alt
     import pandas as pd
 
+    legend = alt.Legend(orient="top", labelLimit=0)
+
     from paceline.analysis.compare import compare
     from paceline.analysis.load import load
 
@@ -109,7 +111,7 @@ def draw(found: dict[str, Any], run_dir: Path) -> None:
     ).mark_line().encode(
         x=alt.X("evaluation:Q", title="evaluation of loss and gradient"),
         y=alt.Y("apart:Q", title="relative distance", axis=axis, scale=alt.Scale(type="log", domain=[1e-10, 3])),
-        color=alt.Color("ranks by:N", title=None, scale=alt.Scale(range=["#0072B2", "#D55E00"])),
+        color=alt.Color("ranks by:N", title=None, legend=legend, scale=alt.Scale(range=["#0072B2", "#D55E00"])),
     ).configure(background="white").save(IMAGES / "lbfgs-apart.svg")
 
     rows = [
@@ -119,13 +121,23 @@ def draw(found: dict[str, Any], run_dir: Path) -> None:
         if row.time_to_target_s is not None
     ]
     alt.Chart(pd.DataFrame(rows), width=250, height=150).mark_point(filled=True, opacity=0.6).encode(
-        x=alt.X("seconds:Q", title="training time to the target, s", scale=alt.Scale(type="log")),
+        x=alt.X(
+            "seconds:Q",
+            title="training time to the target, s",
+            axis=alt.Axis(values=[0.03, 0.1, 0.3, 1, 3, 10], format="g"),
+            scale=alt.Scale(type="log", nice=False, padding=8),
+        ),
         y=alt.Y("ranks:O", title="ranks"),
         yOffset="optimizer:N",
-        color=alt.Color("optimizer:N", title=None, scale=alt.Scale(range=["#0072B2", "#D55E00", "#009E73", "#CC79A7"])),
-    ).facet("workload:N", columns=2, title="").resolve_scale(x="independent").configure(background="white").save(
-        IMAGES / "lbfgs-time.svg"
-    )
+        color=alt.Color(
+            "optimizer:N",
+            title=None,
+            legend=legend,
+            scale=alt.Scale(range=["#0072B2", "#D55E00", "#009E73", "#CC79A7"]),
+        ),
+    ).facet(alt.Facet("workload:N", title=None), columns=2).resolve_scale(x="independent").configure(
+        background="white"
+    ).save(IMAGES / "lbfgs-time.svg")
 
 
 if __name__ == "__main__":

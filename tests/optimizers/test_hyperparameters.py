@@ -49,6 +49,15 @@ ELSEWHERE = {("lbfgs", "mode"), ("lbfgs", "damping"), ("lbfgs", "overlap")}
 CASES = sorted({(name, key) for name, table in OPTIMIZERS.items() for key in table.model_fields} - ELSEWHERE)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Small work on two threads waits more than it computes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Weights(torch.nn.Module):
     """Three matrices and a vector, so that there is a hidden one."""
 
