@@ -51,6 +51,16 @@ def test_both_baselines_can_stand_in_one_study():
     ]  # fmt: skip
 
 
+def test_a_workload_may_have_a_batch_size_of_its_own():
+    """In place of the size in [batch], by the same rule."""
+    workloads = {"lenet5-mnist": {}, "full": {"name": "logreg-mnist", "batch_size": 5000}}
+    sizes = {trial.workload: trial.global_batch_size for trial in trials_of(workloads=workloads)}
+    assert sizes == {"lenet5-mnist": 64, "full": 5000}
+    per_rank = {"rule": "per_rank", "rank_batch_size": 16, "lr_rule": "none"}
+    trials = trials_of(workloads={"lenet5-mnist": {"batch_size": 8}}, batch=per_rank, scales=[1, 4], seeds=[0])
+    assert {trial.num_ranks: trial.global_batch_size for trial in trials} == {1: 8, 4: 32}
+
+
 @pytest.mark.parametrize(("rule", "factor"), [("none", 1.0), ("linear", 4.0), ("sqrt", 2.0)])
 def test_weak_scaling_grows_batch_and_learning_rate_by_its_rule(rule, factor):
     one, four = trials_of(

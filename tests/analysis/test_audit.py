@@ -190,6 +190,20 @@ def test_a_fault_is_caught_by_name(tmp_path, fault):
     assert evidence in found[check].evidence
 
 
+def test_an_optimizer_that_sends_more_than_another_is_no_fault(tmp_path):
+    """As the all-reduce of the loss by torch's L-BFGS does, in all of its trials alike."""
+    folder = make_run(tmp_path, clean_study(optimizers={"sgd": {}, "adam": {}}))
+    for kind in ("evaluation", "epoch", "end"):
+        for rank in (0, 1):
+            edit(
+                folder, "*adam*1x2*", rank=rank, kind=kind,
+                num_collectives=lambda line: 2 * line.get("num_gradient_evaluations", line["num_updates"]),
+            )  # fmt: skip
+    found = findings_of(folder)["collectives as expected"]
+    assert found.status == "pass", found.evidence
+    assert "1 with ddp on 2 ranks, 2 with ddp on 2 ranks" in found.evidence
+
+
 def test_reproducible_trials_are_one_curve_at_every_scale(tmp_path):
     """Equal digests pass, and the evidence says what that means; one other digest at one scale is named."""
     folder = make_run(tmp_path, clean_study(reproducible=2))

@@ -23,6 +23,17 @@ def test_speedups_state_both_baselines(tmp_path):
     assert [speedup.baseline_strategy for speedup in comparison.speedups_of(two)] == ["single", "ddp"]
 
 
+def test_a_strategy_is_not_set_against_others_on_one_rank(tmp_path):
+    """But against none and itself; where the study has neither, against the first."""
+    only_sgd = {"optimizers": {"sgd": {}}, "seeds": [0]}
+    comparison, cells = compared(make_run(tmp_path, make_study(**only_sgd, strategies=["single", "ddp", "fp16"])))
+    found = comparison.speedups_of(cells["sgd+fp16@1x2"])
+    assert [speedup.baseline_strategy for speedup in found] == ["single", "fp16"]
+    others = make_study(**only_sgd, strategies={"ddp": {}, "fp16": {}}, scales=[2, 4])
+    comparison, cells = compared(make_run(tmp_path / "others", others))
+    assert [one.baseline_strategy for one in comparison.speedups_of(cells["sgd+fp16@1x4"])] == ["fp16"]
+
+
 def test_a_speedup_is_the_geometric_mean_over_paired_seeds(tmp_path):
     comparison, cells = compared(make_run(tmp_path))
     one, two = cells["adam+single@1x1"], cells["adam+ddp@1x2"]

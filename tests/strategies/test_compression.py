@@ -123,7 +123,7 @@ def test_powersgd_stands_gradients_of_zero(rank_pool):
     torch.testing.assert_close(answer.gradients.sum(0), sum(answer.own).sum(0), rtol=0.01, atol=0.01)
 
 
-@pytest.mark.parametrize("parts", [[4, 1], *PARTS, [1, 2, 3, 1]])
+@pytest.mark.parametrize("parts", [[4, 1], [3, 0], *PARTS, [1, 2, 3, 1]])
 def test_the_majority_decides(rank_pool, parts):
     """A rank has one vote, whatever its part, and none without one; ties and zeros cancel over two evaluations."""
     answer = told(rank_pool, "sign-sgd", parts, (1, 1, 2, 2))

@@ -34,7 +34,7 @@ class Speedup:
 
 
 def speedups_of(cell: Cell, cells: Sequence[Cell]) -> tuple[Speedup, ...]:
-    """A cell beside its baselines: the same label at the fewest ranks, bare first, then in a wrapper."""
+    """A cell beside its baselines: the same label at the fewest ranks, bare first, then by the cell's own strategy."""
     same = [one for one in cells if (one.workload, one.label) == (cell.workload, cell.label)]
     fewest = min(one.num_ranks for one in same)
     if cell.strategy == "single" and cell.num_ranks == fewest:
@@ -42,7 +42,8 @@ def speedups_of(cell: Cell, cells: Sequence[Cell]) -> tuple[Speedup, ...]:
     baselines = [one for one in same if one.num_ranks == fewest and one.name != cell.name]  # the bare one comes first
     if cell.num_ranks == fewest:
         baselines = [one for one in baselines if one.strategy == "single"]
-    return tuple(_speedup(cell, baseline) for baseline in baselines)
+    own = [one for one in baselines if one.strategy in ("single", cell.strategy)]
+    return tuple(_speedup(cell, baseline) for baseline in own or baselines[:1])
 
 
 def _speedup(cell: Cell, baseline: Cell) -> Speedup:
