@@ -71,9 +71,8 @@ BENCHMARKS = {
     ),
     "strategies": (
         "Strategies",
-        "Steps of SGD over gloo, one thread a rank, fifty at a time in turn with those of DDP; the slower rank counts. "
-        "Bytes are relative to DDP's, both with the loss; their goals are what the papers say of gradients alone, to "
-        "three digits.",
+        "Steps of SGD over gloo, one thread a rank, some dozens at a time in turn with those of DDP; the slower rank "
+        "counts. Bytes are relative to DDP's, both with the loss; their goals are what the papers say, to four digits.",
     ),
     "report": (
         "The report",

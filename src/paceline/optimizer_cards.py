@@ -34,6 +34,7 @@ class OptimizerTable(Hyperparameters):
     elementwise: ClassVar[bool] = True
     update_rule: ClassVar[str]
     memory: ClassVar[str]
+    communication: ClassVar[str] = "that of its strategy, for one evaluation an update"
     source: ClassVar[str]
 
 
@@ -384,6 +385,10 @@ class Lbfgs(OptimizerTable):
         "w = w + length * direction, length by line_search"
     )
     memory = "2 * history_size floats a parameter; on each rank its share of them where mode is sharded"
+    communication = (
+        "it adds up over ranks itself, at each of an update's evaluations; in place of a study's strategies it takes "
+        "single on one rank and by-optimizer on several"
+    )
     source = (
         "Liu and Nocedal 1989, On the limited memory BFGS method for large scale optimization; "
         "sharded: Chen, Wang and Zhou 2014, Large-scale L-BFGS using MapReduce"
@@ -412,6 +417,7 @@ class LbfgsTorch(OptimizerTable):
     elementwise: ClassVar[bool] = False
     update_rule = Lbfgs.update_rule
     memory = "2 * history_size floats a parameter"
+    communication = "that of its strategy, at each of an update's evaluations"
     source = (
         "Liu and Nocedal 1989, On the limited memory BFGS method for large scale optimization; "
         "Nocedal and Wright 2006, Numerical Optimization, algorithm 7.5"
@@ -428,6 +434,8 @@ class LbfgsTorch(OptimizerTable):
 
 class LbfgsTorchAllReduce(LbfgsTorch):
     """torch.optim.LBFGS with the usual workaround: one more all-reduce, of the loss, at each evaluation."""
+
+    communication = f"{LbfgsTorch.communication}, and an all-reduce of the loss"
 
 
 class AnyHyperparameters(BaseModel):

@@ -15,6 +15,7 @@ def compare(ranks: Any, *, strategy: str, num_examples: int, num_micro_batches: 
 
     from paceline import registry
     from paceline.data.order import rank_part
+    from paceline.strategy_cards import strategy_card
     from workloads.toy import Toy
 
     workload = Toy({"dtype": "float64"})
@@ -27,8 +28,9 @@ def compare(ranks: Any, *, strategy: str, num_examples: int, num_micro_batches: 
     expected = torch.autograd.grad(expected_loss, list(model.parameters()))
 
     shared = registry.resolve("strategies", strategy)(
-        model=model, workload=workload, ranks=ranks, mark=lambda _: None, autocast=False
-    )
+        model=model, workload=workload, ranks=ranks, mark=lambda _: None, autocast=False,
+        settings=strategy_card(strategy).settings().model_dump(),
+    )  # fmt: skip
     own = indices[rank_part(num_examples, rank=ranks.rank, world_size=ranks.world_size)]
     parts = [part for part in np.array_split(own if len(own) else indices[:1], num_micro_batches) if len(part)]
     batches = [workload.batch("train", part, seed=0, epoch=0) for part in parts]

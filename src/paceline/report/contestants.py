@@ -95,7 +95,7 @@ def _optimizer(name: str, table: type[OptimizerTable], path: str) -> Card:
         update_rule=table.update_rule,
         facts={
             "memory": table.memory,
-            "communication": _communication(table),
+            "communication": table.communication,
             "source": table.source,
             "code": _builder(path),
         },
@@ -108,17 +108,6 @@ def _optimizer(name: str, table: type[OptimizerTable], path: str) -> Card:
 def _builder(path: str) -> str:
     extra = registry.EXTRAS.get(path.partition(":")[0])
     return f"{path}, which pip install 'paceline[{extra}]' brings" if extra else path
-
-
-def _communication(table: type[OptimizerTable]) -> str:
-    if table.reduces:
-        return (
-            "it adds up over ranks itself, at each of an update's evaluations; in place of a study's strategies it "
-            "takes single on one rank and by-optimizer on several"
-        )
-    if table.evaluates_again:
-        return "that of its strategy, at each of an update's evaluations"
-    return "that of its strategy, for one evaluation an update"
 
 
 def _strategy(name: str, card: StrategyCard, path: str) -> Card:
