@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from command_line import CommandLine
 from paceline.records import exit_of, read_json, trial_dirs
 
@@ -17,6 +19,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.runs
 def test_the_pages_study_runs_on_one_rank_and_on_two(paceline: CommandLine):
     (signum, decay), (study, table) = blocks("python"), blocks("toml")
     (paceline.folder / "signum.py").write_text(signum)
