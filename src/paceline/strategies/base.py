@@ -95,6 +95,7 @@ class Strategy(ABC):
 
         Returns: None where nothing can be said beforehand.
         """
+        del num_updates
         return None
 
     def zero_grad(self) -> None:

@@ -14,7 +14,6 @@ from paceline.strategies.base import COMMUNICATION, COMPUTE, Strategy
 from paceline.strategies.ranks import Traffic
 from paceline.workloads.base import Batch
 
-
 _BUCKET_BYTES = [2**20, 25 * 2**20]  # DDP's defaults: the first bucket, and the others
 
 
