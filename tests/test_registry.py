@@ -25,7 +25,7 @@ def test_every_name_can_be_imported(kind, name):
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_and_the_list():
-    with pytest.raises(UsageError, match=r"unknown optimizer 'adamm': did you mean 'adam'\? Allowed: adafactor, adagrad, adam, adamw,"):
+    with pytest.raises(UsageError, match=r"unknown optimizer 'adamm': did you mean .adam.\? Allowed: adafactor"):
         registry.canonical("optimizers", "adamm")
 
 
