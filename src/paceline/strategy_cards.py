@@ -157,6 +157,7 @@ STRATEGIES: dict[str, StrategyCard] = {
         sends="every `period` updates 2 (W - 1) / W of the bytes of parameters and running statistics: one all-reduce",
         source="Douillard et al. 2023, DiLoCo, algorithm 1",
         settings=OuterSteps,
+        steady=False,
     ),
     "flat": StrategyCard(
         summary="gradients and loss in one flat buffer, filled after backward; one collective",
@@ -177,6 +178,7 @@ STRATEGIES: dict[str, StrategyCard] = {
         sends="every `period` updates 2 (W - 1) / W of the bytes of parameters and running statistics: one all-reduce",
         source="Stich 2019, Local SGD Converges Fast and Communicates Little, algorithm 1",
         settings=Meetings,
+        steady=False,
     ),
     "post-local-sgd": StrategyCard(
         summary="post-local SGD: gradients are added up in the first updates, then ranks train as in local-sgd",
@@ -189,6 +191,7 @@ STRATEGIES: dict[str, StrategyCard] = {
         ),
         source="Lin et al. 2020, Don't Use Large Mini-batches, Use Local SGD",
         settings=LateMeetings,
+        steady=False,
     ),
     "powersgd": StrategyCard(
         summary="PowerSGD: gradients of matrices as products of two thin ones; what these miss is added to the next",
