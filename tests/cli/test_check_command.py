@@ -13,7 +13,7 @@ from launch.studies import write_study
 from paceline.job import read_checks
 from paceline.records import exit_of, trial_dirs
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.runs, pytest.mark.timeout(240)]
 
 SPOILT = """
 name = "spoilt"

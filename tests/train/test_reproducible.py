@@ -66,6 +66,19 @@ def test_batch_statistics_are_those_of_the_microbatch(rank_pool):
             assert [answer["found"] for answer in together] == [alone["found"]] * len(together)
 
 
+@pytest.mark.runs
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_resnet_has_the_same_bits_at_every_scale(rank_pool, optimizer):
+    """Losses, parameters and running statistics after each of 50 updates."""
+    (alone,), *others = (
+        updates(rank_pool, num_ranks=num_ranks, optimizer=OPTIMIZERS[optimizer], model="resnet20", batch=8)
+        for num_ranks in (1, 2, 4)
+    )
+    assert len(set(alone["found"])) == 50, "it trains"
+    for together in others:
+        assert [answer["found"] for answer in together] == [alone["found"]] * len(together)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_dropout_and_updates_with_too_few_examples(rank_pool, tmp_path, optimizer):
     """The last update of an epoch has one example: three microbatches are empty; dropout draws alike everywhere."""
