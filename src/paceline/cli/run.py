@@ -54,6 +54,7 @@ def run(
     from paceline.cli.report import report
     from paceline.cluster import cluster_of
     from paceline.errors import UsageError
+    from paceline.plan.control import refuse_rival
     from paceline.plan.run import prepare, run_study
     from paceline.study import load
 
@@ -72,6 +73,8 @@ def run(
     if dry_run:
         show_plan(settings, data_dir=data_dir, cluster=place, json=json)
         return 0
+    if not in_background:
+        refuse_rival((runs / settings.name).absolute())
     with closing(make_watcher()) as watcher:
         result = run_study(
             settings,

@@ -40,11 +40,13 @@ def tune(
     from paceline.cli.output import print_json, say
     from paceline.cli.progress import make_watcher
     from paceline.cluster import cluster_of
+    from paceline.plan.control import refuse_rival
     from paceline.plan.run import tune_study
     from paceline.study import load
 
     settings = load(study, set or ())
     place = cluster_of(study, cluster)
+    refuse_rival((runs / settings.name).absolute())
     with closing(make_watcher()) as watcher:
         tuning = tune_study(settings, runs_dir=runs, data_dir=data_dir, watcher=watcher, check=check, cluster=place)
     if json:

@@ -74,8 +74,7 @@ def begin(setting: Setting, *, runs_dir: Path, command: Sequence[str]) -> Path:
     Raises: UsageError if the folder is not to be used; PacelineError if the command cannot be started.
     """
     study, run_dir = setting.study, (runs_dir / setting.study.name).absolute()
-    if (runner := who_runs(run_dir)) is not None:
-        raise is_held(run_dir, runner.holder)
+    refuse_rival(run_dir)
     folder, trials = run_dir, setting.trials()
     if study.tuning is not None:
         folder = run_dir / TUNING_FOLDER
@@ -118,6 +117,15 @@ def who_runs(run_dir: Path) -> Runner | None:
         return Runner(holder=supervised, detached=True)
     holder = holder_of(run_dir)
     return None if holder is None else Runner(holder=holder, detached=False)
+
+
+def refuse_rival(run_dir: Path) -> None:
+    """Leave a study to whoever runs it, also to a detached process that has not taken its folder yet.
+
+    Raises: UsageError if there is one.
+    """
+    if (runner := who_runs(run_dir)) is not None:
+        raise is_held(run_dir, runner.holder)
 
 
 def last_detached(run_dir: Path) -> Detached | None:
