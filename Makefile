@@ -1,6 +1,6 @@
 # make demo    install into .venv, run the demonstration study, print its table and where the report is
 # make test    install with the dev extra; linters, types, import contracts, tests
-# make test-runs    whole runs by several agents, over ssh on this machine, or out of their shell (22 minutes at most)
+# make test-runs    whole runs by several agents, over ssh on this machine, or out of their shell (27 minutes at most)
 # make test-hosts   what happens between hosts, on a bed of four that it makes (root, Linux; 12 minutes at most)
 # make bench   what the program costs beside what a user would write instead (15 minutes)
 # VENV=path reuses an environment, for instance one that has torch already.
@@ -31,7 +31,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/pytest -m 'not hosts and not runs'
 
 test-runs: $(VENV)/.installed-dev
-	$(BIN)/pytest -m runs --session-timeout=1320
+	$(BIN)/pytest -m runs --session-timeout=1620
 
 # Two beds side by side: much of it is waiting.
 test-hosts: $(VENV)/.installed-dev

@@ -29,7 +29,7 @@ OPTIMIZERS = """
 [optimizers.adam]
 [optimizers.sgd]
 """
-NUM_EPOCHS = 5
+NUM_EPOCHS = 9
 
 
 class Interrupted:
