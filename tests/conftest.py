@@ -25,3 +25,14 @@ def paceline(tmp_path: Path) -> Iterator[CommandLine]:
     command = CommandLine(tmp_path)
     yield command
     assert command.end_all() == [], "agents or ranks outlived their command"
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small work on two threads waits more than it computes, the more so on a machine that is busy."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -160,6 +160,9 @@ def test_strategies_are_names_or_tables():
     assert study.strategies_at(two, "adam") == ["ddp", "local-4"]
     assert study.strategies_at(two, "sgd") == ["ddp"]
     assert study.strategies_at(two, "lbfgs") == ["by-optimizer"]
+    some = {"adam": {"strategies": ["auto"]}, "sgd": {}}
+    chosen = validate(minimal(strategies=["auto", "fp16"], optimizers=some, scales=[2]), source="test")
+    assert [chosen.strategies_at(chosen.scales[0], label) for label in some] == [["ddp"], ["ddp", "fp16"]]
     assert study.strategy("local-4").settings == {"period": 4}
     assert validate(study.model_dump(mode="json"), source="again") == study
 

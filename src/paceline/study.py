@@ -291,7 +291,7 @@ class Study(Frozen):
         entry = self.optimizers[label]
         if reduces(entry.name):
             return ["single" if scale.num_ranks == 1 else "by-optimizer"]
-        return [name for name in self._named_at(scale) if not entry.strategies or name in entry.strategies]
+        return self._named_at(scale, entry.strategies)
 
     def strategy(self, label: str) -> StrategyEntry:
         """The strategy that a label of ``strategies_at`` stands for."""
@@ -302,10 +302,14 @@ class Study(Frozen):
         schedule = self.schedules.get(self.optimizers[label].schedule)
         return None if schedule == Schedule(name="constant") else schedule
 
-    def _named_at(self, scale: Scale) -> list[str]:
-        """Labels of the study's strategies that admit ``scale``."""
+    def _named_at(self, scale: Scale, chosen: Sequence[str] = ()) -> list[str]:
+        """Labels of the study's strategies, or of those ``chosen`` from them, that admit ``scale``."""
         auto = "single" if scale.num_ranks == 1 else "ddp"
-        named = dict.fromkeys(auto if entry.name == "auto" else label for label, entry in self.strategies.items())
+        named = dict.fromkeys(
+            auto if entry.name == "auto" else label
+            for label, entry in self.strategies.items()
+            if not chosen or label in chosen
+        )
         return [label for label in named if strategy_card(self.strategy(label).name).admits(scale.num_ranks)]
 
     @property

@@ -18,13 +18,7 @@ from paceline.optimizers.quasi_newton.history import History
 SEARCHES = ["weak_wolfe", "strong_wolfe", "armijo"]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Small work on two threads waits more than it computes, the more so on a machine that is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def vector(*values: float, dtype=torch.float64):

@@ -76,11 +76,10 @@ def start_and_order(run: Run) -> Outcome:
         order = np.array(list(_combined(complete, "order_digest")), dtype=object)
         key = (trial.workload, trial.seed, trial.global_batch_size)
         before, name = orders.setdefault(key, (order, result.folder.name))
-        shared = min(len(before), len(order))
-        unlike = np.flatnonzero(before[:shared] != order[:shared])
-        if len(unlike):
+        epoch = _first_unlike(before, order)
+        if epoch is not None:
             return failed(
-                f"{result.folder.name} saw its examples in another order than {name} in epoch {unlike[0] + 1}, though "
+                f"{result.folder.name} saw its examples in another order than {name} in epoch {epoch + 1}, though "
                 "seed and global batch are the same"
             )
         if len(order) > len(before):
@@ -205,15 +204,14 @@ def one_curve(run: Run) -> Outcome:
         rules = trial.workload, trial.label, trial.seed, trial.hyperparameters, trial.global_batch_size
         digests = result.ranks[0].epochs.column("parameters_digest")
         before, other = curves.setdefault(repr(rules), (digests, result))
-        shared = min(len(before), len(digests))
-        unlike = np.flatnonzero(before[:shared] != digests[:shared])
-        if len(unlike):
+        epoch = _first_unlike(before, digests)
+        if epoch is not None:
             return failed(
-                f"{result.folder.name} had other parameters than {other.folder.name} after epoch {unlike[0] + 1}, "
+                f"{result.folder.name} had other parameters than {other.folder.name} after epoch {epoch + 1}, "
                 "though reproducible = true asks for the same bits at every scale"
             )
         if str(trial.scale) != str(other.trial.scale):
-            compared += shared
+            compared += min(len(before), len(digests))
         if len(digests) > len(before):
             curves[repr(rules)] = digests, result
     if not compared:
@@ -224,6 +222,13 @@ def one_curve(run: Run) -> Outcome:
         f"the parameters had the same bits at every scale after each of {compared:,} epochs: the curves of an "
         "optimizer and a seed are one curve, and only time differs"
     )
+
+
+def _first_unlike(one: NDArray[np.object_], other: NDArray[np.object_]) -> int | None:
+    """Where two columns first differ, as far as both go; None if they do not."""
+    shared = min(len(one), len(other))
+    unlike = np.flatnonzero(one[:shared] != other[:shared])
+    return int(unlike[0]) if len(unlike) else None
 
 
 def _combined(ranks: Sequence[RankRecords], field: str) -> Iterator[str]:
