@@ -173,9 +173,16 @@ def test_comparisons_are_within_each_workload():
     assert found == [(f"{name}/adam+ddp@1x2", f"{name}/sgd+single@1x1") for name in ("lenet5-mnist", "logreg-mnist")]
 
 
+@pytest.mark.parametrize(("scales", "where"), [(["4x1"], "4x1"), ([4, "4x1"], "1x4"), (["2x2", "1x2"], "2x2")], ids=str)
+def test_so_many_ranks_are_those_on_one_host_where_there_are_such(scales, where):
+    found = pairs(scales=scales, comparisons=[["adam@4", "sgd@4"]])
+    assert found == [(f"lenet5-mnist/adam+ddp@{where}", f"lenet5-mnist/sgd+ddp@{where}")]
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
+        ({"scales": ["4x1", "2x2"], "baseline": "adam@4"}, "or hosts as in @4x1"),
         ({"baseline": "adam@3"}, "names no cell of this study; "),
         ({"baseline": "adma+single@1"}, r"did you mean 'adam\+single@1x1'"),
         ({"comparisons": [["adam@1", "sgd"]]}, "'sgd': it names no cell"),

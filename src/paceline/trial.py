@@ -245,15 +245,24 @@ def _cells(workload: str, trials: Sequence[Trial]) -> list[str]:
 
 
 def _select(name: str, cells: list[str]) -> str:
-    """The one cell that ``LABEL[+STRATEGY]@SCALE`` names."""
-    short = {cell: cell.partition("/")[2] for cell in cells}
+    """The one cell that ``LABEL[+STRATEGY]@SCALE`` names; a scale is ``HxR``, or a number of ranks."""
     label, _, scale = name.partition("@")
-    wanted = f"{label}@{scale if 'x' in scale else f'1x{scale}'}"
-    found = [cell for cell, full in short.items() if wanted in (full, re.sub(r"\+[^@]*", "", full))]
+    short = {cell: cell.partition("/")[2] for cell in cells}
+    found = [cell for cell, full in short.items() if _is_named(label, scale, full)]
+    found = [
+        cell for cell in found if short[cell].endswith(f"@1x{scale}")
+    ] or found  # of so many ranks, those on one host
     if len(found) == 1:
         return found[0]
-    why = "names several cells, add +STRATEGY" if found else "names no cell of this study"
+    why = "names several cells, add +STRATEGY, or hosts as in @4x1" if found else "names no cell of this study"
     raise UsageError(f"comparison with '{name}': it {why}; {nearest(name, short.values())}")
+
+
+def _is_named(label: str, scale: str, cell: str) -> bool:
+    """Whether ``cell``, such as ``adam+ddp@1x2``, has this label, with its strategy or without, and this scale."""
+    who, _, where = cell.partition("@")
+    hosts, _, ranks = where.partition("x")
+    return label in (who, re.sub(r"\+.*", "", who)) and scale in (where, str(int(hosts) * int(ranks)))
 
 
 def as_json(trial: Trial) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def test_the_share_that_has_arrived_steps_up_with_each_seed_and_marks_those_that
     rows = figures_arrival.share_rows(comparison.cells)
     for cell in comparison.cells:
         own = [row for row in rows if (row["label"], row["place"]) == (cell.label, f"{cell.num_ranks} rank" + (
-            "s, ddp" if cell.num_ranks > 1 else ", single"))]  # fmt: skip
+            "s, ddp" if cell.num_ranks > 1 else ""))]  # fmt: skip
         steps = {row["time"]: row["share"] for row in own if row["what"] == "step"}
         assert steps[0.0] == 0
         for trial in cell.trials:
@@ -183,7 +183,7 @@ def test_score_against_budget_is_the_best_of_the_configurations_so_far(tmp_path)
     rows = figures_tuning.budget_rows(tuning, "digits", comparison.cells)
     assert len(rows) == 6 * 4
     for search in tuning.searches:
-        place = f"{search.num_ranks} rank" + ("s, ddp" if search.num_ranks > 1 else ", single")
+        place = f"{search.num_ranks} rank" + ("s, ddp" if search.num_ranks > 1 else "")
         own = [row for row in rows if (row["label"], row["place"]) == (search.label, place)]
         assert [row["tried"] for row in own] == [1, 2, 3, 4]
         assert [row["score"] for row in own] == pytest.approx(search.best_score_s, rel=1e-4)

@@ -49,3 +49,10 @@ def test_markdown_has_the_answer_the_table_and_no_markup_of_others(tmp_path):
     assert len(table) == 2 + 6
     assert len({line.count("|") for line in table}) == 1
     assert "No claim: 5 declared comparisons" in text
+
+
+def test_columns_on_sharing_work_are_left_out_where_none_is_shared(tmp_path):
+    alone = compare(load(make_run(tmp_path / "alone", make_study(scales=[1]))))
+    shared = compare(load(make_run(tmp_path / "shared")))
+    heads = [{column.head for column in tables.page_columns(one)} for one in (alone, shared)]
+    assert heads[1] - heads[0] == {"Speedup", "Comm.", "Sent"}

@@ -178,20 +178,24 @@ def _claims(verdict: Verdict, comparison: Comparison) -> Iterator[str]:
 
 
 def _may_be_as_fast(verdict: Verdict, comparison: Comparison) -> Iterator[str]:
-    """The cells that cannot be told from the fastest, and what would settle each."""
+    """The cells that cannot be told from the fastest, and what would settle that."""
     nearest = sorted(verdict.within_noise, key=lambda one: one.ratio.value if one.ratio else math.inf)
-    for one in nearest[:_MOST]:
-        told = f"{factor(one.ratio.value)} as long {interval(one.ratio, factor)}" if one.ratio else "no pair of seeds"
-        kind = "Not sure" if one.declared else "Not compared"
-        yield f"{kind}: {who(comparison.cell(one.other))} took {told}. {_what_settles(one, comparison)}"
+    for one in [one for one in nearest[:_MOST] if one.declared]:
+        yield f"Not sure: {_took(one, comparison)}. {_what_settles(one, comparison)}"
+    if undeclared := [one for one in nearest[:_MOST] if not one.declared]:
+        measured = "; ".join(_took(one, comparison) for one in undeclared)
+        yield f"Measured, but not compared with it: {measured}. {_what_compares(undeclared)}"
     if len(nearest) > _MOST:
         yield f"{number(len(nearest) - _MOST, 'more cell')} may be the fastest as well."
 
 
+def _took(one: Undecided, comparison: Comparison) -> str:
+    told = f"{factor(one.ratio.value)} as long {interval(one.ratio, factor)}" if one.ratio else "no pair of seeds"
+    return f"{who(comparison.cell(one.other))} took {told}"
+
+
 def _what_settles(one: Undecided, comparison: Comparison) -> str:
     """``6 more seeds of both would settle it.``"""
-    pair = f"['{short_name(one.cell)}', '{short_name(one.other)}']"
-    declare = "" if one.declared else f" in a study that declares the comparison {pair}"
     if one.num_more_seeds is None:
         workload = comparison.cell(one.cell).workload
         floor = next((pair.floor for pair in comparison.noise if pair.workload == workload), None)
@@ -199,8 +203,18 @@ def _what_settles(one: Undecided, comparison: Comparison) -> str:
             return f"The same trial differs from itself by as much here ({percent(floor)}): no claim is possible."
         return "No affordable number of seeds would settle it."
     if one.num_more_seeds == 0:
-        return f"As many seeds{declare} would settle it." if declare else "One more seed of each may settle it."
-    return f"About {number(one.num_more_seeds, 'more seed')} of both{declare} would settle it."
+        return "One more seed of each may settle it."
+    return f"About {number(one.num_more_seeds, 'more seed')} of both would settle it."
+
+
+def _what_compares(undeclared: Sequence[Undecided]) -> str:
+    """How a study would claim what was only measured."""
+    pair = f"['{short_name(undeclared[0].cell)}', '{short_name(undeclared[0].other)}']"
+    seeds = [one.num_more_seeds for one in undeclared if one.num_more_seeds is not None]
+    if not seeds:
+        return "No affordable number of seeds would settle that."
+    more = f" and has about {number(max(seeds), 'more seed')}" if max(seeds) else ""
+    return f"A study that declares such comparisons, as {pair},{more} would settle that."
 
 
 def short_name(cell: str) -> str:

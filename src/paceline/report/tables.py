@@ -14,6 +14,7 @@ from paceline.report import answers, words
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+_NOTHING = (words.MISSING, "0 B", "0 %")
 WIDE = 118  # columns of a terminal from which on all columns fit
 
 
@@ -27,6 +28,7 @@ class Column:
     number: bool = True
     room: Literal["narrow", "wide", "wide terminal", "page"] = "narrow"
     below: Callable[[Cell], str] | None = None  # on a page: a second, smaller line
+    of_many_ranks: bool = False  # left out where it says nothing of any cell
 
 
 def _speedup(comparison: Comparison, cell: Cell) -> str:
@@ -70,8 +72,16 @@ def _share(part: str) -> Callable[[Cell], str]:
     return lambda cell: f"{100 * cell.time_split[part]:.0f} %" if part in cell.time_split else words.MISSING
 
 
-def columns(comparison: Comparison) -> tuple[Column, ...]:
-    """Every column of the table of cells."""
+def columns(comparison: Comparison) -> list[Column]:
+    """The columns of the table of cells, without those on sharing work where none was shared."""
+
+    def says_something(column: Column) -> bool:
+        return any(column.show(cell) not in _NOTHING for cell in comparison.cells)
+
+    return [column for column in _columns(comparison) if not column.of_many_ranks or says_something(column)]
+
+
+def _columns(comparison: Comparison) -> tuple[Column, ...]:
     return (
         Column(head="Optimizer", show=lambda cell: cell.label, explained="its label in the study", number=False),
         Column(head="Strategy", show=lambda cell: cell.strategy, explained="how ranks share the work", number=False),
@@ -100,6 +110,7 @@ def columns(comparison: Comparison) -> tuple[Column, ...]:
             explained="time to target at the fewest ranks ÷ time here, geometric mean over paired seeds; where one "
             "process ran both without a wrapper and in it, the first counts, and the second stands below",
             below=partial(_speedup_wrapped, comparison),
+            of_many_ranks=True,
         ),
         Column(
             head="Updates",
@@ -129,7 +140,13 @@ def columns(comparison: Comparison) -> tuple[Column, ...]:
             explained="median time of one",
             room="wide",
         ),
-        Column(head="Comm.", show=_share("communication"), explained="share of time in communication", room="wide"),
+        Column(
+            head="Comm.",
+            show=_share("communication"),
+            explained="share of time in communication",
+            room="wide",
+            of_many_ranks=True,
+        ),
         Column(
             head="Memory",
             show=lambda cell: words.memory(cell.peak_memory_bytes),
@@ -141,6 +158,7 @@ def columns(comparison: Comparison) -> tuple[Column, ...]:
             show=lambda cell: words.memory(cell.bytes_per_update),
             explained="bytes that rank 0 sends in an update, median",
             room="page",
+            of_many_ranks=True,
         ),
         Column(
             head="Test", show=_test, explained="score on the test set, once, at the end; mean over seeds", room="page"

@@ -80,13 +80,13 @@ def ranks(cell: Cell) -> str:
 
 
 def place(cell: Cell) -> str:
-    """Where a cell ran: ``2 ranks, ddp``."""
-    return f"{ranks(cell)}, {cell.strategy}"
+    """Where a cell ran: ``2 ranks, ddp``; one process without a wrapper is just ``1 rank``."""
+    return ranks(cell) if cell.strategy == "single" else f"{ranks(cell)}, {cell.strategy}"
 
 
 def who(cell: Cell) -> str:
-    """A cell in a sentence: ``adam on 2 ranks (ddp)``."""
-    return f"{cell.label} on {ranks(cell)} ({cell.strategy})"
+    """A cell in a sentence: ``adam on 2 ranks (ddp)``, ``adam on 1 rank``."""
+    return f"{cell.label} on {ranks(cell)}" + ("" if cell.strategy == "single" else f" ({cell.strategy})")
 
 
 def goal(target: Target) -> str:
