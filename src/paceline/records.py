@@ -144,11 +144,15 @@ class Evaluation(Record):
 
 
 class Resumed(Record):
-    """What this file says of updates after ``num_updates`` no longer holds: the trial went on from there."""
+    """What this file says of updates after ``num_updates`` no longer holds: the trial went on from there.
+
+    ``passed_over`` names newer checkpoints that could not be used, and says why.
+    """
 
     kind: Literal["resumed"] = "resumed"
     rank: int
     num_updates: int
+    passed_over: tuple[str, ...] = ()
 
 
 class End(Record):

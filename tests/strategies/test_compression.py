@@ -204,7 +204,7 @@ def test_models_of_several_dtypes_are_refused(rank_pool, strategy):
     assert "model.to(dtype)" in said[0]
 
 
-@pytest.mark.parametrize("strategy", NAMES)
+@pytest.mark.parametrize("strategy", [*NAMES, "by-optimizer", "ddp", "diloco", "local-sgd", "post-local-sgd", "zero1"])
 @pytest.mark.parametrize(
     ("other", "dtypes", "words"),
     [

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from cyclopts import App
 
 from paceline import __version__
+from paceline.cli.output import say
 from paceline.errors import PacelineError
 
 _COMMANDS = {
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = make_app()(arguments)
     except PacelineError as error:
-        print(f"paceline: {error}", file=sys.stderr)  # noqa: T201
+        say(f"paceline: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -46,11 +46,10 @@ def _follow(run: Path) -> Detached:
 
     Raises: UsageError if no detached run was started there.
     """
-    import sys
     import time
 
     from paceline.cli.logs import POLL_S, GrowingText, refuse_stranger
-    from paceline.cli.output import say
+    from paceline.cli.output import say, write
     from paceline.errors import UsageError
     from paceline.plan import control
 
@@ -65,13 +64,12 @@ def _follow(run: Path) -> Detached:
     said = GrowingText(control.log_of(run))
     lines = said.new_text().splitlines(keepends=True)
     if len(lines) > NUM_LINES_BEFORE:
-        sys.stderr.write(f"... {len(lines) - NUM_LINES_BEFORE} lines before; `paceline logs {run}` shows them\n")
-    sys.stderr.write("".join(lines[-NUM_LINES_BEFORE:]))
+        say(f"... {len(lines) - NUM_LINES_BEFORE} lines before; `paceline logs {run}` shows them")
+    write("".join(lines[-NUM_LINES_BEFORE:]), stderr=True)
     while last is not None and last.status == "running":
         time.sleep(POLL_S)
         last = control.last_detached(run)  # before the text, so that none is missed
-        sys.stderr.write(said.new_text())
-        sys.stderr.flush()
+        write(said.new_text(), stderr=True)
     if last is None:
         raise UsageError(f"{run} was removed while it was followed")
     return last

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,11 +34,12 @@ def logs(
     follow:
         Go on with what is added, until nobody runs the study any more.
     """
+    from paceline.cli.output import write
+
     refuse_stranger(run)
     source = _TrialText(_trial_folder(run, trial), rank) if trial is not None else _LogText(run / "logs", rank)
     for text in _followed(run, source) if follow else [source.new_text()]:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        write(text)
 
 
 class GrowingText:

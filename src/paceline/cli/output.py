@@ -1,10 +1,16 @@
-"""Where a command's words go: data to standard output, everything else to standard error."""
+"""Where a command's words go: data to standard output, everything else to standard error.
+
+Whatever goes through here for people is inert: names, causes and logs come from files and hosts, and no terminal is to
+obey them. JSON is so by itself.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from typing import TYPE_CHECKING, Any
+
+from paceline.inert import inert
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,19 +23,34 @@ def print_json(value: Any) -> None:  # noqa: ANN401
 
 def print_text(text: str) -> None:
     """Print data for people on standard output."""
-    sys.stdout.write(text + "\n")
+    write(text + "\n")
 
 
 def say(text: str) -> None:
     """Print a remark on standard error."""
-    sys.stderr.write(text + "\n")
+    write(text + "\n", stderr=True)
+
+
+def write(text: str, *, stderr: bool = False) -> None:
+    """Print text as it is, but inert, and at once."""
+    stream = sys.stderr if stderr else sys.stdout
+    stream.write(inert(text))
+    stream.flush()
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console; it sees pipes, NO_COLOR and TERM=dumb by itself."""
+    """A rich console; it sees pipes, NO_COLOR and TERM=dumb by itself.
+
+    What it prints is inert, and brackets in a string are no markup. What it shows live, such as bars, is not: give
+    that the text made inert.
+    """
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+    from paceline.cli.inert_console import MakesInert
+
+    made = Console(stderr=stderr, highlight=False, soft_wrap=False, markup=False, emoji=False)
+    made.push_render_hook(MakesInert())
+    return made
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paceline.cli.output import console, say
+from paceline.inert import inert
 from paceline.records import AnyRecord, Evaluation, Exit
 from paceline.trial import Trial
 
@@ -86,9 +87,9 @@ class BarWatcher:
 
         self.close()  # the bars of tuning, when the study's own trials follow
         screen = console(stderr=True)
-        screen.print(introduction(run_dir, trials, num_done), markup=False)
+        screen.print(introduction(run_dir, trials, num_done))
         for remark in remarks:
-            screen.print(f"note: {remark}", markup=False)
+            screen.print(f"note: {remark}")
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -104,17 +105,17 @@ class BarWatcher:
     def remarked(self, remark: str) -> None:
         """See plan.jobs.Watcher."""
         assert self._progress is not None
-        self._progress.console.print(f"note: {remark}", markup=False)
+        self._progress.console.print(f"note: {remark}")
 
     def recorded(self, trial: Trial, record: AnyRecord) -> None:
         """See plan.jobs.Watcher."""
         assert self._progress is not None
         if trial.id not in self._trials:
             self._end_start()
-            self._trials[trial.id] = self._progress.add_task(describe(trial), total=trial.max_epochs)
+            self._trials[trial.id] = self._progress.add_task(inert(describe(trial)), total=trial.max_epochs)
         if isinstance(record, Evaluation):
             text = f"{describe(trial)}: {trial.target_metric} {record.validation[trial.target_metric]:.4f}"
-            self._progress.update(self._trials[trial.id], description=text, completed=record.epoch)
+            self._progress.update(self._trials[trial.id], description=inert(text), completed=record.epoch)
 
     def ended(self, trial: Trial, how: Exit) -> None:
         """See plan.jobs.Watcher."""
@@ -125,7 +126,7 @@ class BarWatcher:
         if trial.id in self._trials:
             self._progress.remove_task(self._trials.pop(trial.id))
         if how.status != "completed":
-            self._progress.console.print(f"{describe(trial)}: {how.status}, {how.cause}", markup=False)
+            self._progress.console.print(f"{describe(trial)}: {how.status}, {how.cause}")
 
     def _end_start(self) -> None:
         if self._progress is not None and self._starting is not None:

@@ -16,6 +16,7 @@ from typing import Any
 from paceline.cluster import Cluster
 from paceline.data.catalog import DATASETS, locate
 from paceline.errors import UsageError
+from paceline.inert import inert
 from paceline.job import Job, checks_path, network_path, read_trial
 from paceline.launch import code, probe_host, supervisor
 from paceline.launch.local import ALLOCATOR, GRACE_S, thread_settings
@@ -182,7 +183,7 @@ class Node:
                 fetch(self, job)
         except HostError as error:
             self._is_left_out = True
-            sys.stderr.write(f"not collected: {error}\n")
+            sys.stderr.write(inert(f"not collected: {error}\n"))
 
     def fetch_findings(self, job: Job) -> None:
         """What the ranks found before the first trial, once it is there."""

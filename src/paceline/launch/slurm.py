@@ -17,6 +17,7 @@ from subprocess import DEVNULL, PIPE
 
 from paceline.cluster import Cluster
 from paceline.errors import PacelineError, UsageError, nearest
+from paceline.inert import inert
 from paceline.job import Job
 from paceline.launch.local import CONTROL
 from paceline.launch.remote import UnreachableError
@@ -171,12 +172,12 @@ class SlurmLauncher:
             self._state, reason = _ask(self._id)
         except UnreachableError as error:
             if not self._is_deaf:
-                sys.stderr.write(f"{error}; asked again until it does\n")
+                sys.stderr.write(inert(f"{error}; asked again until it does\n"))
             self._is_deaf = True
             return self._state
         self._is_deaf = False
         if self._state == "PENDING" and reason not in ("", "None", self._reason):
-            sys.stderr.write(f"Slurm job {self._id} waits: {reason}\n")
+            sys.stderr.write(inert(f"Slurm job {self._id} waits: {reason}\n"))
             self._reason = reason
         return self._state
 

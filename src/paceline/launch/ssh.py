@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from paceline.cluster import Cluster, Host
 from paceline.errors import PacelineError, UsageError
+from paceline.inert import inert
 from paceline.job import Job
 from paceline.launch import code
 from paceline.launch.node import Node
@@ -189,7 +190,7 @@ class SshLauncher:
                 raise
             if self._is_detached and str(error) != self._trouble:
                 self._trouble = str(error)
-                sys.stderr.write(f"not collected yet: {error}\n")
+                sys.stderr.write(inert(f"not collected yet: {error}\n"))
 
     def _collect(self, job: Job) -> None:
         """Fetch what the running trial wrote: rank 0's part, all parts when it left a checkpoint or is over."""

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from paceline.inert import inert
 from paceline.launch.remote import Remote
 from paceline.launch.supervisor import keeps, runs
 
@@ -140,7 +141,7 @@ class Watch:
         if not self.is_lost:
             self.is_lost = True
             why = said.splitlines()[-1] if said else f"ssh ended with code {code}"
-            sys.stderr.write(f"{self._remote.name}: the connection was lost, the run goes on there ({why})\n")
+            sys.stderr.write(f"{self._remote.name}: the connection was lost, the run goes on there ({inert(why)})\n")
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         self._process = None

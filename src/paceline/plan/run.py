@@ -27,6 +27,8 @@ from paceline.records import Checks, Exit, Status, exit_of, trial_dirs, write_js
 from paceline.study import Study
 from paceline.trial import Place, Trial, Values, WorkloadFacts, expand
 
+WAITS_FOR_PEERS = 10  # times the heartbeat's time: a rank whose threads live may be slow, or hang
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
@@ -280,4 +282,5 @@ def _job(
         data_dir=None if setting.data_dir is None else str(setting.data_dir.absolute()),
         checks=checks,
         heartbeat_timeout_s=setting.cluster.heartbeat_timeout_s,
+        collective_timeout_s=WAITS_FOR_PEERS * setting.cluster.heartbeat_timeout_s,
     )

@@ -142,12 +142,12 @@ class Pen:
 
 
 def names(cells: Sequence[Cell]) -> list[str]:
-    """A name for each cell that fits beside an axis: a long label loses its middle, unless two would then be alike."""
+    """A name for each cell that fits beside an axis: one too long loses its middle, unless two would then be alike."""
     places = [words.place(cell).replace(" hosts × ", "×") for cell in cells]
     full = [f"{cell.label} · {place}" for cell, place in zip(cells, places, strict=True)]
     short = [
-        f"{cell.label[:9]}…{cell.label[-6:]} · {place}" if len(cell.label) > 18 else f"{cell.label} · {place}"
-        for cell, place in zip(cells, places, strict=True)
+        f"{cell.label[:9]}…{cell.label[-6:]} · {place}" if len(cell.label) > 18 and len(name) > 30 else name
+        for cell, place, name in zip(cells, places, full, strict=True)
     ]
     return short if len(set(short)) == len(short) else full
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from paceline.strategies.agreement import refuse_unlike_models
 from paceline.strategies.ranks import Ranks, Traffic
 from paceline.workloads.base import Batch, Workload
 
@@ -30,6 +31,8 @@ class Strategy(ABC):
 
     ``keeps_replicas``: whether all ranks hold the same parameters, and states of the optimizer, after each update.
     ``same_draws``: whether ranks draw the same random numbers.
+
+    Raises: UsageError, the same on every rank, where their models differ.
     """
 
     divides_by: Divisor = "global"
@@ -46,6 +49,7 @@ class Strategy(ABC):
         autocast: bool,
         settings: Mapping[str, Any],
     ) -> None:
+        refuse_unlike_models(model, ranks)
         self.model, self.workload, self.ranks, self.mark = model, workload, ranks, mark
         self.settings = settings
         self._autocast = torch.autocast(ranks.device.type, dtype=torch.bfloat16) if autocast else nullcontext()
@@ -77,6 +81,10 @@ class Strategy(ABC):
 
     def after_update(self, num_updates: int) -> None:  # noqa: B027 - most strategies have nothing to do
         """Once parameters are updated, still on the clock; ``num_updates`` of the trial are made."""
+
+    def next_meeting(self, num_updates: int) -> int:
+        """The first of the updates after so many that no rank ends before all ranks have come to it."""
+        return num_updates + 1
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from paceline.strategies.agreement import common_dtype, refuse_unlike_models
+from paceline.strategies.agreement import common_dtype
 from paceline.strategies.base import COMMUNICATION, COMPUTE
 from paceline.strategies.ranks import Traffic
 from paceline.strategies.single import Single
@@ -27,12 +27,11 @@ class Flat(Single):
     The base of strategies that compress: these override ``add_up`` and ``bytes_of_collectives``, and add up what lies
     beside the gradients as it is.
 
-    Raises: UsageError on every rank, where their models differ, or the parameters are of several dtypes.
+    Raises: UsageError on every rank, where the parameters are of several dtypes.
     """
 
     def __init__(self, **arguments: Any) -> None:  # noqa: ANN401
         super().__init__(**arguments)
-        refuse_unlike_models(self.model, self.ranks)
         self.with_gradients = [parameter for parameter in self.with_gradients if parameter.requires_grad]
         self.dtype = torch.promote_types(common_dtype(self.with_gradients), torch.float32)
         self._running = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]

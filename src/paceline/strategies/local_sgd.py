@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, Literal
 
 from torch import Tensor
 
-from paceline.strategies.agreement import refuse_unlike_models
 from paceline.strategies.base import COMMUNICATION, OPTIMIZER
 from paceline.strategies.ranks import Traffic
 from paceline.strategies.single import Single
@@ -22,7 +22,6 @@ class LocalSgd(Single):
     gradient of zero, as its optimizer does then: momentum and moments go on, nothing new comes in; in the mean it
     counts as the others do. What is not finite on one rank is not finite on any after they meet, or are evaluated.
 
-    Raises: UsageError on every rank, where their models differ.
     Source: Stich 2019, "Local SGD Converges Fast and Communicates Little", algorithm 1.
     """
 
@@ -31,7 +30,6 @@ class LocalSgd(Single):
 
     def __init__(self, **arguments: Any) -> None:  # noqa: ANN401
         super().__init__(**arguments)
-        refuse_unlike_models(self.model, self.ranks)
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
         self._averaged: list[Tensor] = [*self._parameters, *statistics]
@@ -41,6 +39,11 @@ class LocalSgd(Single):
         """Meet, if it is time."""
         if self.num_meetings(num_updates) > self.num_meetings(num_updates - 1):
             self._meet()
+
+    def next_meeting(self, num_updates: int) -> int:
+        """See the base class: until they meet, ranks may be any number of updates apart."""
+        met = self.num_meetings(num_updates)
+        return next(later for later in count(num_updates + 1) if self.num_meetings(later) > met)
 
     def num_meetings(self, num_updates: int) -> int:
         """How often ranks have met after so many updates."""

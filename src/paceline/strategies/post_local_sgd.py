@@ -38,6 +38,10 @@ class PostLocalSgd(LocalSgd):
         if num_updates == self.settings["start"]:
             self.divides_by = "own"
 
+    def next_meeting(self, num_updates: int) -> int:
+        """See the base class: before they part, ranks wait for each other in each update."""
+        return num_updates + 1 if num_updates < self.settings["start"] else super().next_meeting(num_updates)
+
     def num_meetings(self, num_updates: int) -> int:
         """Counted from when ranks part."""
         return super().num_meetings(max(0, num_updates - self.settings["start"]))

@@ -11,7 +11,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from paceline.errors import UsageError
-from paceline.strategies.agreement import refuse_unlike_models
 from paceline.strategies.base import COMMUNICATION
 from paceline.strategies.ddp import Ddp
 from paceline.strategies.ranks import Ranks, Traffic
@@ -23,14 +22,12 @@ class Zero1(Ddp):
 
     Shares are whole parameters, so that an optimizer finds all that it takes to update one; a rank may have none.
 
-    Raises: UsageError on every rank, where their models differ.
     Source: Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion
     Parameter Models", section 5.1.
     Departs: gradients are all-reduced, not reduce-scattered, so that a rank can take the norm of them all.
     """
 
     def __init__(self, **arguments: Any) -> None:  # noqa: ANN401
-        refuse_unlike_models(arguments["model"], arguments["ranks"])
         super().__init__(**arguments)
         self._shares = dealt_out(list(self.model.parameters()), self.ranks.world_size)
         self._has_modes = False

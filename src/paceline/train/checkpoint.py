@@ -1,40 +1,54 @@
-"""Checkpoints: written aside, flushed, renamed, with a digest beside; the one before is kept.
+"""Checkpoints: written aside, flushed, renamed, read back; only then does an older one go.
 
-Files: ``TRIAL/checkpoints/update-000000123.pt`` and ``.pt.sha256``. The newest whose digest agrees is the one to use.
+Files: ``TRIAL/checkpoints/update-000000123.pt`` and ``.pt.sha256``, the digest of what was to be written, taken on the
+way to the disk. The newest file that agrees with its digest is the one to use.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from paceline.errors import DataError, PacelineError
 from paceline.records import write_atomically
 
-SCHEMA_VERSION = 2  # 1 had no state of each rank, and was written after whole epochs only
-KEPT = 2
+SCHEMA_VERSION = 3  # 1 had no state of each rank, and was written after whole epochs only; 2 had torch's generators only
 
 
-def save(trial_dir: Path, state: dict[str, Any], *, num_updates: int) -> Path:
-    """Write the state after ``num_updates`` updates and drop all but the newest two checkpoints.
+@dataclass(frozen=True, kw_only=True)
+class Newest:
+    """The newest checkpoint that can be used, and what is wrong with newer ones, in words."""
 
-    Raises: PacelineError if the disk is full or cannot be written.
+    path: Path
+    state: dict[str, Any]
+    passed_over: tuple[str, ...]
+
+
+def save(trial_dir: Path, state: Mapping[str, Any], *, num_updates: int, kept: int = 2) -> Path:
+    """Write the state after ``num_updates`` updates, and drop all but the newest ``kept`` checkpoints.
+
+    Raises: PacelineError if the disk is full, cannot be written, or gives back something else.
     """
     folder = trial_dir / "checkpoints"
-    folder.mkdir(exist_ok=True)
     path = folder / f"update-{num_updates:09d}.pt"
     aside = folder / f".{path.name}.{os.getpid()}"
     try:
-        with aside.open("wb") as file:  # given a path, torch would keep the space of a file that did not fit
-            torch.save({"schema_version": SCHEMA_VERSION, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        write_atomically(_digest_path(path), _sha256(aside).encode())
+        folder.mkdir(exist_ok=True)
+        _drop_unfinished(folder)
+        write_atomically(_digest_path(path), _write(aside, {"schema_version": SCHEMA_VERSION, **state}).encode())
         aside.replace(path)
+        _flush(folder)
+        if fault := _fault(path):
+            path.unlink(missing_ok=True)
+            raise PacelineError(f"checkpoint {path} {fault} when it is read back: do not trust the disk that holds it")
+        _drop_old(path, kept)
     except BaseException as error:
         aside.unlink(missing_ok=True)
         cause = error if isinstance(error, OSError) else error.__context__  # torch raises its own on top of it
@@ -43,30 +57,116 @@ def save(trial_dir: Path, state: dict[str, Any], *, num_updates: int) -> Path:
                 f"checkpoint {path} cannot be written: {cause.strerror}; make room, and run the same command to go on"
             ) from error
         raise
-    for old in sorted(folder.glob("update-*.pt"))[:-KEPT]:
-        old.unlink()
-        _digest_path(old).unlink(missing_ok=True)
     return path
 
 
-def load_newest(trial_dir: Path) -> dict[str, Any] | None:
-    """The newest whole checkpoint of a trial, None where there is none.
+def newest(trial_dir: Path) -> Newest | None:
+    """The newest checkpoint of a trial that can be used, None where there is none at all.
 
-    Raises: DataError if there are checkpoints and all are damaged, or the newest comes from a newer paceline.
+    Raises: DataError if there are checkpoints and all are damaged, or the newest whole one is of a newer paceline, or
+        holds more than tensors, numbers and text.
     """
-    paths = sorted((trial_dir / "checkpoints").glob("update-*.pt"), reverse=True)
-    for path in paths:
-        digest = _digest_path(path)
-        if digest.exists() and digest.read_text() == _sha256(path):
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            if state["schema_version"] > SCHEMA_VERSION:
-                raise DataError(
-                    f"{path} has schema version {state['schema_version']}, this paceline reads up to {SCHEMA_VERSION}"
-                )
-            return state
-    if paths:
-        raise DataError(f"every checkpoint in {paths[0].parent} is damaged; remove that folder to begin the trial anew")
+    faults: list[str] = []
+    for path in sorted((trial_dir / "checkpoints").glob("update-*.pt"), reverse=True):
+        if not (fault := _fault(path)):
+            return Newest(path=path, state=_load(path), passed_over=tuple(faults))
+        faults.append(f"{path.name} {fault}")
+    if faults:
+        raise DataError(
+            f"every checkpoint in {trial_dir / 'checkpoints'} is damaged; remove that folder to begin the trial anew "
+            f"({', '.join(faults)})"
+        )
     return None
+
+
+def load_newest(trial_dir: Path) -> dict[str, Any] | None:
+    """What the newest checkpoint that can be used holds, None where there is none at all.
+
+    Raises: as ``newest``.
+    """
+    found = newest(trial_dir)
+    return None if found is None else found.state
+
+
+class _Hashing:
+    """A file of torch's that takes the digest of what is written to it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.digest = file, hashlib.sha256()
+
+    def write(self, part: bytes) -> int:
+        self.digest.update(part)
+        return self._file.write(part)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _write(path: Path, state: dict[str, Any]) -> str:
+    """Write and flush to disk; returns the digest of what was written."""
+    with path.open("wb") as file:  # given a path, torch would keep the space of a file that did not fit
+        hashing = _Hashing(file)
+        torch.save(state, hashing)  # type: ignore[arg-type] # it needs no more of a file than this
+        file.flush()
+        os.fsync(file.fileno())
+    return hashing.digest.hexdigest()
+
+
+def _flush(folder: Path) -> None:
+    """Have the names in a folder on disk, too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that knows no such thing
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _fault(path: Path) -> str:
+    """What is wrong with a checkpoint's file, in words; empty if it is what was written."""
+    try:
+        told = _digest_path(path).read_bytes()
+        return "" if told == _sha256(path).encode() else "is not what was written"
+    except FileNotFoundError:
+        return "has no digest"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        version = int(state["schema_version"])
+    except Exception as error:  # whatever a file raises that has a digest and is none of ours
+        why = str(error).partition("\n")[0].partition(". ")[0]
+        raise DataError(f"{path} is no checkpoint of paceline: {type(error).__name__}: {why}") from error
+    if version > SCHEMA_VERSION:
+        raise DataError(
+            f"{path} has schema version {version}, this paceline reads up to {SCHEMA_VERSION}: upgrade paceline"
+        )
+    return dict(state)
+
+
+def _drop_unfinished(folder: Path) -> None:
+    """What a process left that was killed while it wrote."""
+    for path in folder.glob(".update-*"):
+        if path.suffix[1:].isdigit():
+            path.unlink()
+
+
+def _drop_old(newest: Path, kept: int) -> None:
+    """Keep the newest few; those of later updates, which the trial has passed over, and digests of nothing go."""
+    folder = newest.parent
+    paths = sorted(folder.glob("update-*.pt"))
+    keep = [path for path in paths if path.name <= newest.name][-kept:]
+    for path in paths:
+        if path not in keep:
+            path.unlink()
+    for digest in folder.glob("update-*.pt.sha256"):
+        if not digest.with_suffix("").exists():
+            digest.unlink()
 
 
 def _digest_path(path: Path) -> Path:
@@ -74,5 +174,8 @@ def _digest_path(path: Path) -> Path:
 
 
 def _sha256(path: Path) -> str:
+    """Of what the disk has, not of what memory still holds, where the system can tell the two apart."""
     with path.open("rb") as file:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return hashlib.file_digest(file, "sha256").hexdigest()

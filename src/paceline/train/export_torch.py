@@ -76,7 +76,7 @@ def _save(value: Any, path: Path) -> Path:  # noqa: ANN401
 
 
 def _remark(text: str) -> None:
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(inert(text) + "\n")
 
 
 def main(arguments: Sequence[str]) -> int:

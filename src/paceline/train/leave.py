@@ -1,9 +1,8 @@
 """Leaving in good order: ranks that are asked to go agree on one update, and go after a checkpoint of it.
 
 They are asked by a file, which not every host may see, or by SIGUSR2, which an agent that is to end sends to its ranks.
-Whoever hears of it tells the others through the job's store. From then on the ranks of a trial look there after each
-update; when rank 0 finds that all do, all leave after the next one. Nobody has made that yet: it ends with a collective
-that rank 0 has not joined. (A strategy whose ranks can be further apart would need as many updates more.)
+Whoever hears of it tells the others through the job's store. From then on the ranks of a trial agree on the update after
+which they leave (``appointment``).
 
 SIGTERM without SIGUSR2 ends a rank at once: elastic starts all anew after a death, and whoever waits for the dead one
 in a collective runs no signal handler of Python's. So signals are read by a thread.
@@ -17,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -24,16 +24,17 @@ from pathlib import Path
 from typing import NoReturn
 
 import psutil
-import torch
 from torch.distributed.distributed_c10d import Store
 
 from paceline.strategies.ranks import Ranks
+from paceline.train.appointment import Appointment
 
 STOP_TIMEOUT_S = 4  # from asking ranks to end until killing them; less than the supervisor of their agent waits
 LOOK_EVERY_S = 1.0  # at the file
 AGENT_DELAY_S = 0.5  # from its SIGTERM to its SIGUSR2, at most
 LAST_WORD_S = 30.0  # from one rank's end to another's
 TRIAL_TIMEOUT = timedelta(days=365)  # how long idle ranks sleep; the death of a busy one ends them much sooner
+NUM_FRAMES = 3  # of a stack that are shown, the innermost last
 _ASKS, _ENDS = signal.SIGUSR2, {signal.SIGTERM, signal.SIGINT}
 
 
@@ -44,7 +45,6 @@ class Leaving:
         self.asked = False
         self._is_heeded = False
         self._trial = -1
-        self._at: int | None = None
 
     def listen(self, path: Path, store: Store, *, rank: int, world_size: int, holds_store: bool) -> None:
         """Begin to heed the file and signals.
@@ -64,7 +64,7 @@ class Leaving:
 
     def goes_on(self, number: int, num_trials: int) -> bool:
         """Whether the job's trial of this number is to be run now, as its rank 0 says; idle ranks sleep here."""
-        self._trial, self._at = number, None
+        self._trial, self._appointment = number, Appointment(self._store, f"leave-{number}")
         key = f"trial-{number}"
         if self._rank == 0:
             ends = number == num_trials or self.asked or self._path.exists()
@@ -82,21 +82,13 @@ class Leaving:
         finally:
             self._is_heeded = False
 
-    def is_due(self, num_updates: int, ranks: Ranks) -> bool:
-        """Whether to leave after the last of so many updates; every rank of a trial looks after each, once asked."""
-        if self._at is None:
-            self._at = self._agreed(num_updates, ranks)
-        assert self._at is None or self._at >= num_updates, "passed the update after which all were to leave"
-        return self._at == num_updates
+    def is_due(self, num_updates: int, next_meeting: int, ranks: Ranks) -> bool:
+        """Whether to leave after the last of so many updates; every rank of a trial asks after each, once asked to go.
 
-    def _agreed(self, num_updates: int, ranks: Ranks) -> int | None:
-        if ranks.device.type == "cuda":
-            torch.cuda.synchronize(ranks.device)  # else the host may be many updates ahead
-        looks, key = f"looks-{self._trial}", f"leave-{self._trial}"
-        self._store.set(f"{looks}-{ranks.rank}", "")
-        if ranks.rank == 0 and self._store.check([f"{looks}-{peer}" for peer in range(ranks.world_size)]):
-            self._store.set(key, str(num_updates + (ranks.world_size > 1)))
-        return int(self._store.get(key)) if self._store.check([key]) else None
+        Args:
+            next_meeting: as for ``Appointment.is_now``.
+        """
+        return self._appointment.is_now(num_updates, next_meeting, ranks)
 
     def leave(self) -> NoReturn:
         """End this process; the one that holds the store is the last."""
@@ -132,6 +124,7 @@ class Leaving:
         deadline = time.monotonic() + AGENT_DELAY_S
         while not self.asked:
             if time.monotonic() > deadline:
+                _say_where()
                 os._exit(128 + signal.SIGTERM)
             if _ASKS in _read(signals, AGENT_DELAY_S / 10):
                 self._ask()
@@ -141,6 +134,13 @@ class Leaving:
         if self._rank == 0:
             self._tells.set(f"trial-{self._trial + 1}", "leave")  # idle ranks wait for that
         self.leave()
+
+
+def _say_where() -> None:
+    """Write to standard error what the main thread is at: where it hangs, if it keeps the others waiting."""
+    stack = traceback.extract_stack(sys._current_frames()[threading.main_thread().ident or 0])
+    sys.stderr.write("".join(f"ended in {at.name}, {at.filename}, line {at.lineno}\n" for at in stack[-NUM_FRAMES:]))
+    sys.stderr.flush()
 
 
 def pass_on() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from paceline.train.evaluate import MetricSums
 
@@ -41,19 +41,48 @@ class EpochSums:
         return cls(num_samples=state["num_samples"], metrics=MetricSums.from_state_dict(state["metrics"], device))
 
 
+def seed_building(seed: int) -> None:
+    """Seed what a model's first parameters, and whatever else a contestant sets up, are drawn from."""
+    _seed(seed, seed, seed)
+
+
 def seed_generators(seed: int, *, epoch: int, rank: int) -> None:
-    """Seed torch's generators (dropout) for an epoch on a rank, so that an epoch can be repeated alone."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1, np.uint64)[0] >> 1))
+    """Seed the global generators of torch (dropout), python and numpy for an epoch on a rank.
+
+    So an epoch can be repeated alone. Draws for examples, which another thread gathers ahead of need, are none of
+    these: they depend on (seed, epoch) by ``Workload.batch``.
+    """
+    words = [int(word) for word in np.random.SeedSequence((seed, epoch, rank)).generate_state(3, np.uint64)]
+    _seed(words[0] >> 1, words[1], words[2] >> 32)
 
 
-def generators(device: torch.device) -> list[Tensor]:
-    """The states of torch's generators that a rank with this device draws from."""
+def generators(device: torch.device) -> dict[str, Any]:
+    """The states of the global generators that a rank with this device draws from: tensors, numbers and text."""
     on_gpu = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
-    return [torch.get_rng_state(), *on_gpu]
+    version, words, next_gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()  # others may draw from it
+    return {
+        "torch": [torch.get_rng_state(), *on_gpu],
+        "python": [version, torch.tensor(words), next_gauss],
+        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
+    }
 
 
-def set_generators(states: list[Tensor], device: torch.device) -> None:
-    """The reverse of ``generators``."""
-    torch.set_rng_state(states[0])
-    for state in states[1:]:
+def set_generators(states: dict[str, Any], device: torch.device) -> None:
+    """The reverse of ``generators``; those that are missing stay as they are."""
+    first, *others = states["torch"]
+    torch.set_rng_state(first)
+    for state in others:
         torch.cuda.set_rng_state(state, device)
+    if "python" in states:
+        version, words, next_gauss = states["python"]
+        random.setstate((version, tuple(words.tolist()), next_gauss))
+    if "numpy" in states:
+        name, keys, *rest = states["numpy"]
+        np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+
+
+def _seed(of_torch: int, of_python: int, of_numpy: int) -> None:
+    torch.manual_seed(of_torch)
+    random.seed(of_python)
+    np.random.seed(of_numpy)
