@@ -35,6 +35,6 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     Returns: ``did you mean 'adam'? Allowed: adam, sgd`` or ``allowed: adam, sgd``.
     """
     names = sorted(allowed)
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name[:100], names, n=1)  # longer ones would take minutes
     listed = ", ".join(names)
     return f"did you mean '{close[0]}'? Allowed: {listed}" if close else f"allowed: {listed}"

@@ -30,6 +30,7 @@ OWN = (
         "control",
         "logs",
         "report.html",
+        "report-anonymous.html",
         "export",
         "tuning",
     ),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from paceline.records import RecordFollower
 
 POLL_S = 0.2
 
@@ -111,18 +113,23 @@ class _TrialText:
 
     def __init__(self, folder: Path, rank: int | None) -> None:
         self._folder, self._rank = folder, "*" if rank is None else f"{rank:04d}"
-        self._followers: dict[Path, GrowingText] = {}
+        self._followers: dict[Path, RecordFollower] = {}
         self._told: set[float] = set()
 
     def new_text(self) -> str:
-        """What was recorded since the last call, in the order of time, then what failed ranks said, then the end."""
-        from paceline.records import exit_of, read_json
+        """What was recorded since the last call, in the order of time, then what failed ranks said, then the end.
 
-        lines = []
+        Raises: DataError naming the file that is damaged.
+        """
+        from paceline.records import AnyRecord, RecordFollower, exit_of
+
+        records: list[AnyRecord] = []
         for path in sorted(self._folder.glob(f"rank-{self._rank}.jsonl")):
-            lines += self._followers.setdefault(path, GrowingText(path)).new_text().splitlines()
-        told = [_told(record) for record in sorted(map(json.loads, lines), key=lambda record: float(record["time"]))]
-        for word in map(read_json, sorted(self._folder.glob(f"error-rank-{self._rank}.json"))):
+            if path not in self._followers:
+                self._followers[path] = RecordFollower(path, from_beginning=True)
+            records += self._followers[path].new_records()
+        told = [_told(record.model_dump()) for record in sorted(records, key=lambda record: record.time)]
+        for word in map(_word, sorted(self._folder.glob(f"error-rank-{self._rank}.json"))):
             if word["time"] not in self._told:
                 said = f"{when(word['time'])} rank {word['rank']} on {word['host']}: {word['error']}"
                 told += [said, word["traceback"]]
@@ -132,6 +139,21 @@ class _TrialText:
             told.append(f"{when(how.time)} {how.status}{': ' * bool(how.cause)}{how.cause}")
             self._told.add(how.time)
         return "".join(f"{text.rstrip()}\n" for text in told if text)
+
+
+def _word(path: Path) -> dict[str, Any]:
+    """What a failed rank left.
+
+    Raises: DataError if it is damaged.
+    """
+    from paceline.errors import DataError
+    from paceline.records import read_json
+
+    word = read_json(path)
+    kinds = {"time": float, "rank": int, "host": str, "error": str, "traceback": str}
+    if not isinstance(word, dict) or not all(isinstance(word.get(key), kind) for key, kind in kinds.items()):
+        raise DataError(f"{path} is no word of a rank that failed; remove it")
+    return word
 
 
 def _told(record: dict[str, Any]) -> str:
@@ -147,7 +169,10 @@ def _told(record: dict[str, Any]) -> str:
 
 def when(time_s: float) -> str:
     """A time, given in seconds since 1970, on the clock of this place."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_s))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_s))
+    except (OverflowError, ValueError, OSError):
+        return f"{time_s} s after 1970"
 
 
 def refuse_stranger(run: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from paceline.cli.output import console, say
 from paceline.inert import inert
-from paceline.records import AnyRecord, Evaluation, Exit
+from paceline.records import AnyRecord, Evaluation, Exit, Resumed
 from paceline.trial import Trial
 
 if TYPE_CHECKING:
@@ -34,6 +34,11 @@ def describe_state(trial: Trial, record: Evaluation) -> str:
     )
 
 
+def describe_damage(trial: Trial, record: Resumed) -> str:
+    """Which checkpoints a trial has passed over."""
+    return f"{describe(trial)} went on after update {record.num_updates}: {', '.join(record.passed_over)}"
+
+
 def introduction(run_dir: Path, trials: list[Trial], num_done: int) -> str:
     """The first line of a run."""
     data = ", ".join(sorted({f"{trial.workload} on {trial.dataset}" for trial in trials}))
@@ -42,10 +47,10 @@ def introduction(run_dir: Path, trials: list[Trial], num_done: int) -> str:
 
 
 class PlainWatcher:
-    """One line for each evaluation and each end."""
+    """One line for each end, and for each evaluation if asked."""
 
-    def __init__(self) -> None:
-        self._ended, self._total = 0, 0
+    def __init__(self, *, of_evaluations: bool = True) -> None:
+        self._ended, self._total, self._of_evaluations = 0, 0, of_evaluations
 
     def planned(self, run_dir: Path, trials: list[Trial], num_done: int, remarks: list[str]) -> None:
         """See plan.jobs.Watcher."""
@@ -60,8 +65,10 @@ class PlainWatcher:
 
     def recorded(self, trial: Trial, record: AnyRecord) -> None:
         """See plan.jobs.Watcher."""
-        if isinstance(record, Evaluation):
+        if isinstance(record, Evaluation) and self._of_evaluations:
             say(f"[{self._ended + 1}/{self._total}] {describe(trial)}: {describe_state(trial, record)}")
+        elif isinstance(record, Resumed) and record.passed_over:
+            self.remarked(describe_damage(trial, record))
 
     def ended(self, trial: Trial, how: Exit) -> None:
         """See plan.jobs.Watcher."""
@@ -116,6 +123,8 @@ class BarWatcher:
         if isinstance(record, Evaluation):
             text = f"{describe(trial)}: {trial.target_metric} {record.validation[trial.target_metric]:.4f}"
             self._progress.update(self._trials[trial.id], description=inert(text), completed=record.epoch)
+        elif isinstance(record, Resumed) and record.passed_over:
+            self.remarked(describe_damage(trial, record))
 
     def ended(self, trial: Trial, how: Exit) -> None:
         """See plan.jobs.Watcher."""

@@ -18,6 +18,7 @@ def report(
     json: Annotated[bool, Parameter(negative=())] = False,
     out: Path | None = None,
     html: bool = True,
+    anonymous: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Compare what a run measured: a table here, and an HTML page with figures.
 
@@ -28,9 +29,12 @@ def report(
     json:
         Print one JSON object instead of the table.
     out:
-        Where to write the page; RUN/report.html if left out.
+        Where to write the page; RUN/report.html if left out, with --anonymous RUN/report-anonymous.html.
     html:
         Write the page.
+    anonymous:
+        Number the hosts, and leave out users, paths, addresses and process ids; what the author of the study wrote
+        stays: its name, its question, its labels.
     """
     from paceline.analysis.compare import compare
     from paceline.analysis.load import load
@@ -40,6 +44,10 @@ def report(
     if out is not None and not html:
         raise UsageError("--out says where the page goes and --no-html says to write none; give one of them")
     loaded = load(run)
+    if anonymous:
+        from paceline.report.anonymous import anonymous as without_names
+
+        loaded = without_names(loaded)
     comparison = compare(loaded)
     if json:
         print_json(as_json(comparison))
@@ -48,7 +56,7 @@ def report(
     if html:
         from paceline.report.render import write
 
-        path = out if out is not None else run / "report.html"
+        path = out if out is not None else run / ("report-anonymous.html" if anonymous else "report.html")
         if path.is_dir():
             raise UsageError(f"{path} is a folder; give the name of a file, such as {path / 'report.html'}")
         try:

@@ -93,14 +93,11 @@ def run(
 
 def _detach(setting: Setting, words: list[str], *, runs: Path, json: bool) -> None:
     """Have the same command, with these words, run in the background."""
-    import sys
-
     from paceline.cli.output import print_json, say
     from paceline.plan import control
     from paceline.records import SCHEMA_VERSION
 
-    command = [sys.executable, "-m", "paceline.cli", "run", "--in-background", *words]
-    run_dir = control.begin(setting, runs_dir=runs, command=command)
+    run_dir = control.begin(setting, runs_dir=runs, words=words)
     runner = control.who_runs(run_dir)
     if json:
         told = {"schema_version": SCHEMA_VERSION, "run": str(run_dir), "runner": runner and runner.as_json()}

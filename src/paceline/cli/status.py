@@ -48,11 +48,11 @@ def status(run: Path, *, json: Annotated[bool, Parameter(negative=())] = False) 
 def _load(run: Path, *, just_begun: bool) -> Run:
     """The run; one that somebody has just begun may have no trial yet."""
     from paceline.analysis.load import Run, load
-    from paceline.records import read_json, trial_dirs
+    from paceline.records import read_versioned, trial_dirs
     from paceline.study import Study
 
     if just_begun and (run / "study.json").exists() and not any(trial_dirs(run)):
-        study = Study.model_validate(read_json(run / "study.json"))
+        study = Study.model_validate(read_versioned(run / "study.json"))
         return Run(folder=run, study=study, environment={}, results=())
     return load(run)
 

@@ -8,12 +8,17 @@ follow the sorted WordNet ids (0 = n01440764 tench). The way from one to the oth
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 from paceline.errors import DataError
+from paceline.textfiles import text_file
 
 MAP_FILE = "map_clsloc.txt"
 NAMES_FILE = "imagenet1000_clsidx_to_labels.txt"
+# A Python dict of numbers and strings, entry by entry: nothing in it nests, so that no parser can be led astray.
+_ENTRY = re.compile(r"""(?P<label>[0-9]{1,6})\s*:\s*(?P<name>'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")""")
+_ENTRIES = re.compile(rf"(?:{_ENTRY.pattern.replace('?P<label>', '?:').replace('?P<name>', '?:')}\s*(?:,\s*|$))*")
 
 
 def published_names(source: Path) -> dict[int, str] | None:
@@ -47,8 +52,8 @@ def _read_map(path: Path) -> dict[int, str]:
         fields = line.split()
         if not fields:
             continue
-        if len(fields) < 2 or not fields[1].isdecimal():
-            raise DataError(f"{path}, line {number}: '{line}': 'WNID LABEL NAME' is expected")
+        if len(fields) < 2 or not re.fullmatch("[0-9]{1,6}", fields[1]):
+            raise DataError(f"{path}, line {number}: '{line[:100]}': 'WNID LABEL NAME' is expected")
         if int(fields[1]) in wnids:
             raise DataError(f"{path}, line {number}: label {fields[1]} occurs twice")
         wnids[int(fields[1])] = fields[0]
@@ -64,17 +69,21 @@ def _read_names(path: Path) -> dict[int, str]:
     else:
         head, equals, tail = text.partition("=")
         text = "{" + (tail if equals and head.strip().isidentifier() else text) + "}"
+    inside = text.strip()[1:-1].strip()
+    if not (text.startswith("{") and text.endswith("}") and _ENTRIES.fullmatch(inside)):
+        raise DataError(f"{path}: no Python dict from numbers to names, like {{0: 'tench', 1: 'goldfish'}}")
+    return {int(found["label"]): _unquoted(found["name"], path) for found in _ENTRY.finditer(inside)}
+
+
+def _unquoted(name: str, path: Path) -> str:
     try:
-        names = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise DataError(f"{path}: no Python dict of names: {error}") from error
-    if not isinstance(names, dict) or not all(isinstance(k, int) and isinstance(v, str) for k, v in names.items()):
-        raise DataError(f"{path}: a dict from numbers to names is expected, like {{0: 'tench', 1: 'goldfish'}}")
-    return names
+        return str(ast.literal_eval(name))
+    except (ValueError, SyntaxError) as error:
+        raise DataError(f"{path}: {name[:60]}: no name in quotes: {error}") from error
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return text_file(path)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as text: {error}") from error

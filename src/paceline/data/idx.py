@@ -22,6 +22,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _UINT8 = 0x08
 _MAX_DEFLATE_RATIO = 1032  # zlib's technical details: no deflate stream expands further
 _STEP_BYTES = 1 << 20
+_MOST_BYTES = 1 << 30  # the largest published set of the kind, EMNIST by class, has 0.55 of it
 
 
 def read_idx(path: Path, *, num_dims: int) -> NDArray[np.uint8]:
@@ -59,6 +60,11 @@ def _read_values(stream: BinaryIO, path: Path, num_dims: int, *, limit_bytes: in
             f"{path}: truncated: its header declares {_dims(shape)} values, more than the file can hold. "
             "Fetch the file again"
         )
+    if num_bytes > _MOST_BYTES:
+        raise DataError(
+            f"{path}: its header declares {_dims(shape)} values: files of up to {_MOST_BYTES >> 20} MiB, "
+            "unpacked, are read into memory"
+        )
     values = np.empty(num_bytes, dtype=np.uint8)
     view = values.data
     filled = 0
@@ -86,7 +92,10 @@ def _read_header(stream: BinaryIO, path: Path, num_dims: int) -> tuple[int, ...]
     sizes = stream.read(4 * num_dims)
     if len(sizes) < 4 * num_dims:
         raise DataError(f"{path}: truncated inside its header. Fetch the file again")
-    return struct.unpack(f">{num_dims}I", sizes)
+    shape = struct.unpack(f">{num_dims}I", sizes)
+    if 0 in shape:
+        raise DataError(f"{path}: its header declares {_dims(shape)} values, none at all. Fetch the file again")
+    return shape
 
 
 def _dims(shape: tuple[int, ...]) -> str:

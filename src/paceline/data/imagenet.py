@@ -8,32 +8,18 @@ datasets".
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from paceline.data.pickled import read_pickle
 from paceline.errors import DataError
 
 NUM_CLASSES = 1000
 TRAIN_FILES = tuple(f"train_data_batch_{number}" for number in range(1, 11))
 TEST_FILE = "val_data"
-
-_RECONSTRUCT: Callable[..., object] = np.empty(0, np.uint8).__reduce__()[0]  # type: ignore[assignment]
-_ALLOWED: dict[tuple[str, str], object] = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-}
-_UNPICKLING_ERRORS = (
-    pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError,
-    OverflowError, MemoryError, RecursionError, NotImplementedError, SystemError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,20 +29,6 @@ class Batch:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     mean: NDArray[np.float64] | None
-
-
-class _AllowListUnpickler(pickle.Unpickler):
-    """Builds numpy arrays and plain values; refuses any other global before it is looked up."""
-
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - the signature of pickle
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise _ForbiddenGlobalError(f"{module}.{name}") from None
-
-
-class _ForbiddenGlobalError(Exception):
-    """A pickle names a global that no published file needs."""
 
 
 def require_layout(source: Path) -> None:
@@ -86,32 +58,17 @@ def read_batch(path: Path, *, image_size: int, has_mean: bool) -> Batch:
         has_mean: whether the file must hold a mean: training files do, ``val_data`` does not.
     Raises: DataError naming the file and what is wrong with it.
     """
-    content = _unpickle(path)
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: holds a {type(content).__name__}, not a dict with 'data' and 'labels'")
+    content = read_pickle(path)
     missing = [key for key in ("data", "labels", *(("mean",) if has_mean else ())) if key not in content]
     if missing:
-        raise DataError(f"{path}: has no {' and no '.join(map(repr, missing))}; its keys: {sorted(map(str, content))}")
+        raise DataError(
+            f"{path}: has no {' and no '.join(map(repr, missing))}; "
+            f"its keys: {[key[:50] for key in list(content)[:10]]}"
+        )
     images = _checked_images(content["data"], path, image_size)
     labels = _checked_labels(content["labels"], path, len(images))
     mean = _checked_mean(content["mean"], path, image_size) if has_mean else None
     return Batch(images=images, labels=labels, mean=mean)
-
-
-def _unpickle(path: Path) -> object:
-    try:
-        with path.open("rb") as stream:
-            content: object = _AllowListUnpickler(stream).load()
-    except _ForbiddenGlobalError as error:
-        raise DataError(
-            f"{path}: refused: this pickle names the global {error}, which could run code. A published file needs "
-            "only numpy's arrays. Fetch it again from its publisher"
-        ) from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except _UNPICKLING_ERRORS as error:
-        raise DataError(f"{path}: truncated or no pickle ({error or type(error).__name__}). Fetch it again") from error
-    return content
 
 
 def _checked_images(data: object, path: Path, image_size: int) -> NDArray[np.uint8]:
@@ -132,10 +89,11 @@ def _checked_labels(given: object, path: Path, num_images: int) -> NDArray[np.in
         raise DataError(f"{path}: 'labels' is {type(given).__name__}: a list of integers is expected, at least one")
     if len(given) != num_images:
         raise DataError(f"{path}: {num_images} images but {len(given)} labels: the counts must agree")
-    try:
-        labels = np.asarray(given)
-    except (ValueError, OverflowError):  # lists of unequal lengths among the labels; integers beyond 64 bits
-        labels = np.empty(0, dtype=object)
+    if isinstance(given, list):  # none of them beyond 64 bits
+        are_labels = all(type(label) is int and abs(label) < 2**63 for label in given)
+        labels = np.array(given, dtype=np.int64) if are_labels else np.empty(0, dtype=np.float64)
+    else:
+        labels = given
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(f"{path}: 'labels' holds other things than integers")
     outside = labels[(labels < 1) | (labels > NUM_CLASSES)]

@@ -12,8 +12,9 @@ data set; and a file cut short under its reader is an error here, not a SIGBUS.
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import os
+import re
 import weakref
 from itertools import pairwise
 from pathlib import Path
@@ -25,11 +26,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paceline.data.dataset import ImageArray, ImageDataset, content_digest, dense_labels
 from paceline.errors import DataError
+from paceline.textfiles import json_file, read_bounded
 
 SCHEMA_VERSION = 1
 META_FILE = "meta.json"
 SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 MEAN_FILE = "mean-image.npy"
+# What numpy writes before an array of numbers. Its own reader takes for Python what stands there.
+_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '(?P<dtype>[<|](?:f[248]|[iu][1248]))', 'fortran_order': False, "
+    rb"'shape': \((?P<shape>[0-9]{1,12},(?: [0-9]{1,12},?){0,3})\), \} *\n",
+    re.DOTALL,
+)
+_MOST_ARRAY_BYTES = 1 << 30  # of labels and of the mean image, which are read into memory
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -113,7 +122,7 @@ def read_meta(path: Path) -> StoreMeta:
     """
     meta_path = path / META_FILE
     try:
-        content = json.loads(meta_path.read_bytes())
+        content = json_file(meta_path)
         version = content["schema_version"]
     except OSError as error:
         raise DataError(f"{meta_path}: cannot be read: {error.strerror}") from error
@@ -145,14 +154,15 @@ def open_store(path: Path, *, name: str) -> ImageDataset:
         raise DataError(f"{path}: holds {meta.name}, not {name}. Rename the folder to {meta.name}")
     size = meta.image_size
     _check_files(path, meta)
-    published = {split: _load_array(path, labels_file(split), meta) for split in SPLITS}
+    published = {split: _load_array(path, labels_file(split), meta, kinds="iu", num_dims=1) for split in SPLITS}
     present, train_labels, test_labels = dense_labels(published["train"], published["test"], where=path)
-    mean_image = _load_array(path, MEAN_FILE, meta).astype(np.float32)
+    mean_image = _load_array(path, MEAN_FILE, meta, kinds="f", num_dims=3).astype(np.float32)
     if (
         present.tolist() != meta.class_labels
         or len(meta.class_names) != len(present)
         or len(meta.channel_std) != 3
         or mean_image.shape != (3, size, size)
+        or not np.isfinite(mean_image).all()
         or any(len(published[split]) != meta.num_images.get(split) for split in SPLITS)
     ):
         raise DataError(f"{path / META_FILE}: disagrees with the arrays beside it. {_again(path)}")
@@ -188,16 +198,24 @@ def _check_files(path: Path, meta: StoreMeta) -> None:
             raise DataError(f"{path / META_FILE}: the size of the {split} images is no multiple of N. {_again(path)}")
 
 
-def _load_array(path: Path, name: str, meta: StoreMeta) -> NDArray[Any]:
+def _load_array(path: Path, name: str, meta: StoreMeta, *, kinds: str, num_dims: int) -> NDArray[Any]:
+    """An array of numbers, of one of ``kinds`` as numpy calls them; no more of it than the file holds."""
     try:
-        content = (path / name).read_bytes()
+        content = read_bounded(path / name, _MOST_ARRAY_BYTES)
     except OSError as error:
         raise DataError(f"{path / name}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path / name}: {error}. {_again(path)}") from error
     if hashlib.sha256(content).hexdigest() != meta.files[name].sha256:
         raise DataError(f"{path / name}: its content has changed since it was written. {_again(path)}")
-    with (path / name).open("rb") as stream:
-        array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
-    return array
+    header = _HEADER.match(content)
+    if header is None:
+        raise DataError(f"{path / name}: no array of numpy's. {_again(path)}")
+    shape, dtype = tuple(map(int, re.findall(rb"[0-9]+", header["shape"]))), np.dtype(header["dtype"].decode())
+    values = content[header.end() :]
+    if dtype.kind not in kinds or len(shape) != num_dims or math.prod(shape) * dtype.itemsize != len(values):
+        raise DataError(f"{path / name}: its header tells of {shape} {dtype}, which it does not hold. {_again(path)}")
+    return np.frombuffer(values, dtype).reshape(shape)
 
 
 def _again(path: Path) -> str:

@@ -10,9 +10,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from paceline.cluster import Cluster
-from paceline.errors import PacelineError, UsageError
+from paceline.errors import DataError, PacelineError, UsageError
 from paceline.job import Job
 from paceline.launch import supervisor
 from paceline.launch.base import cores_of_this_host
@@ -21,6 +22,7 @@ from paceline.study_tables import Scale
 # glibc gives memory back to the kernel at the end of each update and faults it in again in the next, unless told not to
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "33554432", "MALLOC_MMAP_THRESHOLD_": "33554432"}
 GRACE_S = 5.0  # from asking to end until ending by force
+NUM_LINES = 15  # of what an agent said last
 CONTROL = "control"  # where in a run folder it is kept who runs what
 
 
@@ -36,6 +38,8 @@ class LocalLauncher:
     def __init__(self, _cluster: Cluster) -> None:
         self._supervisor: subprocess.Popen[bytes] | None = None  # of a job that ends with this process
         self._detached: Path | None = None  # the control folder of a job that does not
+        self._tethered: Path | None = None  # that of one that does
+        self._code: int | None = None
 
     @property
     def num_cores(self) -> int:
@@ -57,6 +61,8 @@ class LocalLauncher:
         """
         log = job.logs / "agent.log"
         log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as said:
+            said.write(_first_line(job))
         options = ["--grace", str(GRACE_S), "--log", str(log), *["--detach"] * detached]
         command = [
             *(sys.executable, "-m", "paceline.launch.supervisor", "start", str(_control(job)), *options),
@@ -69,6 +75,7 @@ class LocalLauncher:
                 raise PacelineError(f"the ranks cannot be started: {done.stderr.decode(errors='replace').strip()}")
             self._detached = _control(job)
             return
+        self._tethered = _control(job)
         with log.open("ab") as said:
             self._supervisor = subprocess.Popen(
                 command,
@@ -81,7 +88,7 @@ class LocalLauncher:
 
     def runs(self, job: Job) -> bool:
         """See ``Launcher``."""
-        return supervisor.runs(supervisor.read_state(_control(job)), job.id)
+        return supervisor.runs(state_of(_control(job)), job.id)
 
     def adopt(self, job: Job) -> bool:
         """See ``Launcher``."""
@@ -93,21 +100,19 @@ class LocalLauncher:
 
     def poll(self) -> int | None:
         """See ``Launcher``."""
-        if self._detached is None:
-            assert self._supervisor is not None
-            return self._supervisor.poll()
-        state = supervisor.read_state(self._detached)
-        if state is not None and state["status"] == "running":
-            return None
-        return 1 if state is None or state["exit_code"] is None else int(state["exit_code"])
+        if self._detached is not None:
+            state = state_of(self._detached)
+            if state is not None and state["status"] == "running":
+                return None
+            self._code = 1 if state is None or state["exit_code"] is None else int(state["exit_code"])
+        elif self._supervisor is not None:
+            self._code = self._supervisor.poll()
+        return self._code
 
     def stop(self) -> None:
         """See ``Launcher``."""
         if self._detached is not None:
-            try:
-                supervisor.stop(self._detached, now=False)
-            except supervisor.SupervisorError as error:
-                raise UsageError(f"the ranks cannot be stopped: {error}") from error
+            _stop(self._detached)
             self._detached = None
         if self._supervisor is not None:
             assert self._supervisor.stdin is not None
@@ -115,12 +120,46 @@ class LocalLauncher:
                 self._supervisor.send_signal(signal.SIGTERM)
                 self._supervisor.wait()
             self._supervisor.stdin.close()
+            if self._supervisor.returncode < 0 and self._tethered is not None:  # one keeper was killed, the other ends
+                _stop(self._tethered)
 
     def last_words(self, job: Job) -> str:
         """See ``Launcher``."""
-        logs = job.logs
-        tail = "\n".join((logs / "agent.log").read_text(errors="replace").splitlines()[-15:])
-        return f"see {logs}; the agent said last:\n{tail}"
+        said = (job.logs / "agent.log").read_bytes().rpartition(_first_line(job))[2].decode(errors="replace")
+        last = "\n".join(said.splitlines()[-NUM_LINES:])
+        return f"see {job.logs}; {_how(self._code)}, {'and said last:' if last else 'without a word'}\n{last}".strip()
+
+
+def _stop(control: Path) -> None:
+    """End what runs in a control folder, and wait until nothing is left of it."""
+    try:
+        supervisor.stop(control, now=False)
+    except supervisor.SupervisorError as error:
+        raise UsageError(f"the ranks cannot be stopped: {error}") from error
+
+
+def _first_line(job: Job) -> bytes:
+    """Parts what the agents of later jobs say from what those of earlier ones said."""
+    return f"job {job.id}\n".encode()
+
+
+def _how(code: int | None) -> str:
+    """How the agent ended, by the exit code of what keeps it."""
+    number = -code if code is not None and code < 0 else (code or 0) - 128
+    if number in set(signal.Signals):
+        return f"the agent, or what keeps it, was ended by {signal.Signals(number).name}"
+    return f"the agent ended with code {code}"
+
+
+def state_of(folder: Path) -> dict[str, Any] | None:
+    """As ``supervisor.read_state``.
+
+    Raises: DataError if the file is damaged.
+    """
+    try:
+        return supervisor.read_state(folder)
+    except supervisor.SupervisorError as error:
+        raise DataError(str(error)) from error
 
 
 def _control(job: Job) -> Path:

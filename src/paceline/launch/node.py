@@ -23,7 +23,7 @@ from paceline.launch.local import ALLOCATOR, GRACE_S, thread_settings
 from paceline.launch.remote import HostError, Remote, UnreachableError, in_home
 from paceline.launch.tether import Tether, Watch
 from paceline.launch.wheelhouse import interpreter
-from paceline.records import exit_of, rank_file, write_atomically, write_json
+from paceline.records import exit_of, failures_path, rank_file, write_atomically, write_versioned
 from paceline.study_tables import Scale
 
 ANSWER_TIMEOUT_S = 60.0
@@ -69,11 +69,13 @@ class Node:
         """
         asked = "".join(json.dumps(request) + "\n" for request in requests)
         said = self._python_says(Path(probe_host.__file__).read_text(), asked.encode())
-        answers = [json.loads(line) for line in said.splitlines()]
+        answers = [self._json(line) for line in said.splitlines()]
+        if len(answers) != len(requests) or not all(isinstance(answer, dict) for answer in answers):
+            raise HostError(self.name, f"it did not answer what was asked, but: {said[:200].decode(errors='replace')}")
         for answer in answers:
             if "error" in answer:
-                raise HostError(self.name, answer["error"])
-        return [answer["answer"] for answer in answers]
+                raise HostError(self.name, str(answer["error"]))
+        return [answer.get("answer") for answer in answers]
 
     def reached_at(self) -> str:
         """The name or address at which the other hosts find it."""
@@ -91,7 +93,7 @@ class Node:
             stage = Path(folder)
             (stage / "job").write_text(job.id)
             fields = job.model_dump(mode="json", exclude={"run_dir"}) | {"data_dir": data_dir}
-            write_json(stage / job.path.name, fields)
+            write_versioned(stage / job.path.name, fields)
             for name in _needed(job):
                 self._stage(job.folder / name, stage / name)
             self.remote.send(sorted(stage.iterdir()), self._folder)
@@ -133,7 +135,7 @@ class Node:
         Raises: HostError.
         """
         self._take(job)
-        state: dict[str, Any] | None = json.loads(self._supervise("state"))
+        state: dict[str, Any] | None = self._json(self._supervise("state"))
         return state
 
     def poll(self) -> int | None:
@@ -211,7 +213,7 @@ class Node:
         if not ranks:
             return False
         patterns = [f"/{rank_file(Path(), rank).name}" for rank in ranks]
-        patterns += [] if self.number else ["/exit.json"]
+        patterns += [] if self.number else [f"/{failures_path(Path()).name}", "/exit.json"]
         self.remote.fetch(f"{self._folder}/{trial}", job.folder / trial, patterns=patterns)
         return exit_of(job.folder / trial) is not None
 
@@ -265,6 +267,8 @@ class Node:
                 shutil.copy2(rank_file(source, rank), target)
         if self.number == 0 and (source / "checkpoints").exists():
             shutil.copytree(source / "checkpoints", target / "checkpoints")
+        if self.number == 0 and failures_path(source).exists():
+            shutil.copy2(failures_path(source), target)
 
     def _ship(self, wheel: Path) -> None:
         """Install this program's code beside the environment, unless the environment has the same."""
@@ -307,6 +311,16 @@ class Node:
             raise
         except HostError:
             return ""
+
+    def _json(self, said: bytes) -> Any:  # noqa: ANN401
+        """What the host said in JSON.
+
+        Raises: HostError if it is none.
+        """
+        try:
+            return json.loads(said)
+        except (ValueError, RecursionError) as error:
+            raise HostError(self.name, f"it said what is no JSON: {said[:200].decode(errors='replace')}") from error
 
     def _supervisor(self, request: str) -> list[str]:
         """The command that asks what was started there, by whatever version; it needs no code there."""

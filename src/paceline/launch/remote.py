@@ -137,6 +137,7 @@ class Remote:
     ) -> None:
         """Copy what ``folder`` there holds into ``into``, only what is new; a transfer cut short is taken up again.
 
+        Plain files and folders only, and neither owners nor permissions: no link that a host makes leads anywhere here.
         Args:
             patterns: names, as rsync's ``--include`` takes them, of the files wanted; all if empty.
             append: the files only grow; what is new is added in place, so that a reader may keep them open. Otherwise
@@ -146,6 +147,7 @@ class Remote:
         into.mkdir(parents=True, exist_ok=True)
         filters = [f"--include={pattern}" for pattern in ("*/", *patterns)] + ["--exclude=*", "--prune-empty-dirs"]
         options = (filters if patterns else []) + ["--append-verify"] * append
+        options += ["--no-links", "--no-devices", "--no-specials", "--no-owner", "--no-group", "--no-perms"]
         self._rsync([f"{self._rsync_name}:{in_home(folder)}/"], f"{into.absolute()}/", timeout_s, options)
 
     def hostname(self) -> str:

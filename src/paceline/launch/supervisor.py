@@ -41,6 +41,8 @@ PARENT_VARIABLE = "PACELINE_PARENT_PID"  # as in paceline.job: the command may s
 _ASK, _AT_ONCE = (signal.SIGTERM, signal.SIGINT), signal.SIGQUIT
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 _APART = b"paceline-keeper"  # the name of a detached guard, as ps shows it: others let it go
+_OF_STATE = {"pid", "start", "host", "status", "exit_code"}
+_DAMAGED = "{path} does not say what runs there ({why}); remove it, once nothing of the run is alive any more"
 _IS_LINUX = sys.platform == "linux"
 
 
@@ -124,11 +126,17 @@ def read_state(folder: Path) -> dict[str, Any] | None:
 
     pid, start and host are the supervisor's. status: running, ended or stopped. exit_code: None while it runs, and
     where nobody saw it end. since, time: when it began and when this was written, in seconds since 1970.
+    Raises: SupervisorError if it is damaged, as a disk or a crash of the host may leave it.
     """
+    path = folder / "state.json"
     try:
-        state: dict[str, Any] = json.loads((folder / "state.json").read_bytes())
+        state: dict[str, Any] = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise SupervisorError(_DAMAGED.format(path=path, why=error)) from error
+    if not isinstance(state, dict) or not state.keys() >= _OF_STATE:
+        raise SupervisorError(_DAMAGED.format(path=path, why="something is missing"))
     if state["status"] == "running":
         is_here = state["host"] == platform.node()
         if not (is_alive(state) if is_here else _is_busy(folder)):

@@ -17,18 +17,19 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from paceline.cluster import read_cluster
 from paceline.errors import PacelineError, UsageError
 from paceline.launch import supervisor
-from paceline.launch.local import CONTROL
-from paceline.plan.folder import Holder, claim, hold, holder_of, is_held, read_cluster
+from paceline.launch.local import CONTROL, state_of
+from paceline.plan.folder import LOCK_PATIENCE_S, Holder, claim, hold, holder_of, is_held
 from paceline.plan.jobs import end_jobs, jobs_left, launchers_of
 from paceline.plan.run import Setting
 from paceline.plan.tune import FOLDER as TUNING_FOLDER
 from paceline.plan.tune import tuning_trials
 
 GRACE_S = 20.0  # for a run that is asked to end, until ending by force; longer than its launchers take
-LOCK_PATIENCE_S = 5.0  # for a killed process to let go of the folder: its threads die one after another
 POLL_S = 0.02
+RUN = (sys.executable, "-m", "paceline.cli", "run", "--in-background")  # what a detached run's command begins with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +46,7 @@ class Runner:
 
     def in_words(self) -> str:
         """The same for people, such as: run by process 12 on node1 since 2026-01-31 12:00:00, detached."""
-        holder = self.holder
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since))
-        how = "detached" if self.detached else "in a shell"
-        return f"run by process {holder.pid} on {holder.host} since {since}, {how}"
+        return f"run by {self.holder.in_words()}, {'detached' if self.detached else 'in a shell'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +65,12 @@ class Detached:
         return self.status == "ended" and (self.exit_code is None or by_signal)
 
 
-def begin(setting: Setting, *, runs_dir: Path, command: Sequence[str]) -> Path:
-    """Have a command run a study in the background; returns the folder of the run.
+def begin(setting: Setting, *, runs_dir: Path, words: Sequence[str]) -> Path:
+    """Have a study run in the background; returns the folder of the run.
 
     What is wrong with the study or its folder is found before anything is started.
+    Args:
+        words: what follows ``paceline run`` for it.
     Raises: UsageError if the folder is not to be used; PacelineError if the command cannot be started.
     """
     study, run_dir = setting.study, (runs_dir / setting.study.name).absolute()
@@ -85,33 +85,36 @@ def begin(setting: Setting, *, runs_dir: Path, command: Sequence[str]) -> Path:
         log.parent.mkdir(exist_ok=True)
         if log.exists():
             log.replace(log.with_name("run.old.log"))
-    _start(run_dir, command)
+    _start(run_dir, words)
     return run_dir
 
 
 def go_on(run_dir: Path) -> bool:
-    """Start anew the controlling process of a detached run, if it was killed, with the same command; whether it was.
+    """Start anew the controlling process of a detached run, if it was killed, with the same words; whether it was.
 
-    Raises: PacelineError if the command cannot be started.
+    Raises: UsageError if the run folder tells of another command than paceline's own; PacelineError if it cannot be
+        started.
     """
     last = last_detached(run_dir)
     if last is None or not last.was_killed or who_runs(run_dir) is not None:
         return False
-    _start(run_dir, last.command)
+    if last.command[1 : len(RUN)] != RUN[1:]:
+        raise UsageError(f"{_folder(run_dir)} tells of a command that is not paceline's; it is not started")
+    _start(run_dir, last.command[len(RUN) :])
     return True
 
 
-def _start(run_dir: Path, command: Sequence[str]) -> None:
-    words = [sys.executable, "-m", "paceline.launch.supervisor", "start", str(_folder(run_dir)), "--detach"]
-    words += ["--grace", str(GRACE_S), "--log", str(log_of(run_dir)), "--", *command]
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+def _start(run_dir: Path, words: Sequence[str]) -> None:
+    command = [sys.executable, "-m", "paceline.launch.supervisor", "start", str(_folder(run_dir)), "--detach"]
+    command += ["--grace", str(GRACE_S), "--log", str(log_of(run_dir)), "--", *RUN, *words]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise PacelineError(f"the run cannot be detached: {done.stderr.strip()}")
 
 
 def who_runs(run_dir: Path) -> Runner | None:
     """Who runs a study now; None if nobody does."""
-    state = supervisor.read_state(_folder(run_dir))
+    state = state_of(_folder(run_dir))
     if state is not None and state["status"] == "running":
         supervised = Holder(**{key: state[key] for key in ("pid", "start", "host", "since")})
         return Runner(holder=supervised, detached=True)
@@ -130,7 +133,7 @@ def refuse_rival(run_dir: Path) -> None:
 
 def last_detached(run_dir: Path) -> Detached | None:
     """How the last detached run of a study goes, or ended; None if there was none."""
-    state = supervisor.read_state(_folder(run_dir))
+    state = state_of(_folder(run_dir))
     if state is None:
         return None
     told = {key: state[key] for key in ("status", "exit_code", "time")}

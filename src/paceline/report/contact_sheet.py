@@ -8,10 +8,12 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
+from xml.sax import saxutils
 
 import numpy as np
 from numpy.typing import NDArray
+
+from paceline.inert import inert
 
 ROWS = 20  # classes in one column, unless that made the sheet much wider than high
 _TILE = 64  # pixels: the least side of a shown image
@@ -59,8 +61,8 @@ def contact_sheet_svg(title: str, subtitle: str, samples: Sequence[ClassSample])
         f"<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}' viewBox='0 0 {width} {height}'>",
         f"<rect width='{width}' height='{height}' fill='#ffffff'/>",
         f"<text x='{_MARGIN}' y='{_MARGIN + 22}' {_FONT} font-size='22' font-weight='bold' fill='#1a1a1a'>"
-        f"{escape(title)}</text>",
-        f"<text x='{_MARGIN}' y='{_MARGIN + 44}' {_FONT} font-size='13' fill='#6b6b6b'>{escape(subtitle)}</text>",
+        f"{_escaped(title)}</text>",
+        f"<text x='{_MARGIN}' y='{_MARGIN + 44}' {_FONT} font-size='13' fill='#6b6b6b'>{_escaped(subtitle)}</text>",
     ]
     for position, (sample, strip) in enumerate(zip(samples, strips, strict=True)):
         left = _MARGIN + position // rows * column_width
@@ -90,8 +92,8 @@ def _row(sample: ClassSample, strip: NDArray[np.uint8], left: int, top: int, lab
     data = base64.b64encode(encode_png(strip)).decode()
     return [
         f"<text x='{left}' y='{middle - 2}' {_FONT} font-size='14' fill='#1a1a1a'>"
-        f"{escape(_shortened(sample.name))}</text>",
-        f"<text x='{left}' y='{middle + 16}' {_FONT} font-size='11' fill='#8a8a8a'>{escape(sample.note)}</text>",
+        f"{_escaped(_shortened(sample.name))}</text>",
+        f"<text x='{left}' y='{middle + 16}' {_FONT} font-size='11' fill='#8a8a8a'>{_escaped(sample.note)}</text>",
         f"<image x='{left + label_width}' y='{top}' width='{width}' height='{height}' "
         f"image-rendering='optimizeSpeed' href='data:image/png;base64,{data}'/>",
     ]
@@ -111,6 +113,10 @@ def _strip(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         left = position * (side + _GAP)
         strip[:, left : left + side] = tile
     return strip
+
+
+def _escaped(text: str) -> str:
+    return saxutils.escape(inert(text))
 
 
 def _shortened(name: str) -> str:

@@ -14,30 +14,35 @@ from typing import TYPE_CHECKING
 from paceline.analysis.compare import Comparison, compare
 from paceline.analysis.load import Run, load
 from paceline.errors import PacelineError, UsageError, nearest
+from paceline.inert import inert, inert_cell, inert_inside
 from paceline.records import write_atomically
 from paceline.report import figures, tables
+from paceline.report.anonymous import anonymous as without_names
 from paceline.report.pen import FILE, standalone
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def export(run_dir: Path, *, to: str, out: Path | None = None) -> list[Path]:
+def export(run_dir: Path, *, to: str, out: Path | None = None, anonymous: bool = False) -> list[Path]:
     """Write the results of a run.
 
     Args:
         run_dir: a run folder.
         to: ``markdown``, ``csv``, ``parquet``, ``svg``, ``png`` or ``torch``.
-        out: a folder, or for Markdown a file; by default ``RUN/export/TO``.
+        out: a folder, or for Markdown a file; by default ``RUN/export/TO``, or ``TO-anonymous``.
+        anonymous: without names, see ``report.anonymous``.
     Returns: the paths written.
     Raises: UsageError for an unknown format or an ``out`` that is in the way, and for runs that cannot be compared.
     """
     if to not in FORMATS:
         raise UsageError(f"unknown format '{to}': {nearest(to, FORMATS)}")
     run = load(run_dir)
-    folder = out if out is not None else run_dir / "export" / to
-    if to == "torch":
+    folder = out if out is not None else run_dir / "export" / (f"{to}-anonymous" if anonymous else to)
+    if to == "torch":  # numbers only
         return _torch(run_dir, _made(folder))
+    if anonymous:
+        run = without_names(run)
     return _WRITERS[to](run, compare(run), folder)
 
 
@@ -47,12 +52,21 @@ def _made(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"{folder} cannot be a folder, for a file is in the way; choose another --out") from error
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     return folder
 
 
 def _write(path: Path, content: bytes) -> Path:
-    write_atomically(path, content)
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     return path
+
+
+def _unwritable(path: Path, error: OSError) -> PacelineError:
+    return PacelineError(f"{path} cannot be written: {error.strerror}; make room, or choose another --out")
 
 
 def _markdown(run: Run, comparison: Comparison, out: Path) -> list[Path]:
@@ -71,9 +85,21 @@ def _frames(run: Run, comparison: Comparison) -> dict[str, pd.DataFrame]:
 def _csv(run: Run, comparison: Comparison, out: Path) -> list[Path]:
     folder = _made(out)
     return [
-        _write(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
+        _write(folder / f"{name}.csv", _inert_cells(frame).to_csv(index=False, lineterminator="\n").encode())
         for name, frame in _frames(run, comparison).items()
     ]
+
+
+def _inert_cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with no text in it that a spreadsheet would compute."""
+
+    def shown(cell: object) -> object:
+        return inert_cell(inert(cell)) if isinstance(cell, str) else cell
+
+    made = frame.rename(columns=shown)
+    for name in made.select_dtypes(exclude=["number", "bool"]):
+        made[name] = made[name].map(shown)
+    return made
 
 
 def _parquet(run: Run, comparison: Comparison, out: Path) -> list[Path]:
@@ -106,8 +132,9 @@ def _draw(run: Run, comparison: Comparison, out: Path, suffix: str, convert: Cal
             drawn.append((workload, figures.of_tuning(comparison, tuning, workload, FILE)))
     for whose, made in drawn:
         for figure in made.figures:
-            spec = json.dumps(standalone(figure, made.rows[figure.data]), allow_nan=False)
-            name = re.sub(r"[^A-Za-z0-9._-]", "-", f"{whose}-{figure.name}").lstrip(".")
+            # inert, for what draws it ends this process at a NUL in a text
+            spec = json.dumps(inert_inside(standalone(figure, made.rows[figure.data])), allow_nan=False)
+            name = re.sub(r"[^A-Za-z0-9._-]", "-", f"{whose[:120]}-{figure.name}").lstrip(".-")
             paths.append(_write(folder / f"{name}.{suffix}", convert(spec)))
     return paths
 

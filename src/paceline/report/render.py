@@ -1,7 +1,8 @@
 """The report: one HTML file that opens anywhere, offline, with its figures, its answer in words and its settings.
 
-Jinja escapes whatever comes from the run; the figures travel as JSON in which ``<``, ``>`` and ``&`` are escaped; and
-the page's own policy lets only its two scripts run, so that a name is never more than text.
+Jinja escapes whatever comes from the run, and control characters and marks of writing direction are made inert; the
+figures travel as JSON in which ``<``, ``>`` and ``&`` are escaped; and the page's own policy lets only its two scripts
+run, so that a name is never more than text.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from paceline.analysis.cells import Cell, TrialRow
 from paceline.analysis.compare import Comparison
 from paceline.analysis.load import Run
 from paceline.analysis.tuning import Tuning
+from paceline.inert import inert, inert_inside
 from paceline.records import write_atomically
 from paceline.report import answers, page_tables, palette, parts, pen, settings, tables, words
 
@@ -45,7 +47,11 @@ def render(run: Run, comparison: Comparison) -> str:
     from markupsafe import Markup
 
     environment = Environment(
-        loader=PackageLoader("paceline.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("paceline.report", ""),
+        autoescape=True,
+        finalize=lambda value: inert(value) if type(value) is str else value,  # not the type of what is escaped already
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     environment.lstrip_blocks = True
     environment.globals["words"] = words
@@ -75,7 +81,8 @@ def render(run: Run, comparison: Comparison) -> str:
         environment=list(settings.flat(run.environment))[: settings.MAX_LINES],
         measured=_measured(run),
         version=__version__,
-        folder=str(run.folder.resolve()),
+        folder=str(run.folder if run.is_anonymous else run.folder.resolve()),
+        is_anonymous=run.is_anonymous,
         policy=_policy(scripts),
         figures_json=Markup(inert_json(_figures_json(drawn))),  # noqa: S704 - escaped by inert_json
         scripts=[Markup(script) for script in scripts],  # noqa: S704 - our own
@@ -92,7 +99,7 @@ def write(run: Run, comparison: Comparison, path: Path) -> Path:
 
 def inert_json(value: Any) -> str:  # noqa: ANN401
     """JSON that can stand in a script element: nothing in it ends the element or begins a comment."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(inert_inside(value), allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

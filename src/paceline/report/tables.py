@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from paceline.analysis.cells import Cell
 from paceline.analysis.compare import Comparison
+from paceline.inert import inert
 from paceline.report import answers, words
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ def _both(column: Column, cell: Cell) -> str:
 
 def _inert(text: str) -> str:
     """Text that Markdown shows as it is: no tags, no table bars, no emphasis, one line."""
-    flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    flat = inert(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     for mark in ("\\", "|", "*", "`", "[", "]"):
         flat = flat.replace(mark, f"\\{mark}")
     return flat
