@@ -54,6 +54,12 @@ BENCHMARKS = {
         "evaluation, checkpoint and test score, all from the records. Beside it the same trial by a torchrun of its "
         "own.",
     ),
+    "checkpoints": (
+        "Checkpoints",
+        "Whole trials of Adam at batch 64, one thread a rank: the seconds that `checkpoint_time_s` counts, the last "
+        "checkpoint included, beside those of training. Each is flushed to the disk, read back from it, and its folder "
+        "flushed.",
+    ),
     "startup": (
         "Start-up",
         "Whole commands, in turn. The first update is dated by the start record, which is written just before it.",

@@ -6,18 +6,24 @@ import uuid
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paceline.errors import DataError
-from paceline.records import Checks, Finding, exit_of, read_json, write_atomically, write_json
-from paceline.study_tables import Scale
+from paceline.records import Checks, Finding, exit_of, read_versioned, write_atomically, write_versioned
+from paceline.study_tables import CheckpointInterval, Scale
 from paceline.trial import Trial
 
 PARENT_VARIABLE = "PACELINE_PARENT_PID"  # whose death ends a process of the job
 NODE_VARIABLE = "PACELINE_NODE"  # which of the job's hosts a rank is on, counted from 0
 RANKS_FILE = "ranks.json"  # the ranks whose logs a folder has, in the order in which elastic numbers them
 ENOUGH_SEEDS = "enough seeds"
+
+
+# Both become part of paths: they lead nowhere else.
+TrialName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]*[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=255)]
+Group = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")]
 
 
 class ChecksWanted(BaseModel):
@@ -29,7 +35,7 @@ class ChecksWanted(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     of: str
-    trials: list[str]
+    trials: list[TrialName]
     findings: tuple[Finding, ...]
 
 
@@ -45,24 +51,29 @@ class Job(BaseModel):
     Hosts that share no files have a run folder each, with a ``job.json`` of its own. Rank ``node * ranks_per_host +
     local`` is on host ``node``; rank 0 writes what is written once. Where ``checks`` are wanted, no trial is run if one
     of them fails. A rank that is silent for longer than ``heartbeat_timeout_s`` ends its trial; hosts that do not
-    come together within ``join_timeout_s``, at first or after a death, end the job.
+    come together within ``join_timeout_s``, at first or after a death, end the job. What is said of checkpoints is the
+    study's, and changes no result. A trial that fails is tried again
+    up to ``retries`` times.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     run_dir: str
     id: str = Field(default_factory=lambda: uuid.uuid4().hex)
-    group: str = ""
-    trials: list[str]
+    group: Group = ""
+    trials: list[TrialName]
     num_hosts: int = 1
     ranks_per_host: int
     threads_per_rank: int
     device: str
     data_dir: str | None
     checks: ChecksWanted | None = None
+    checkpoint_every: CheckpointInterval = "auto"
+    checkpoints_kept: int = Field(2, ge=2)
     collective_timeout_s: float = 600.0
     heartbeat_timeout_s: float = 60.0
     join_timeout_s: float = 120.0
+    retries: int = 0
 
     @property
     def num_ranks(self) -> int:
@@ -88,7 +99,7 @@ class Job(BaseModel):
         """Write ``job.json``, and forget which trial ran last, and who was asked to leave."""
         self.running_path.unlink(missing_ok=True)
         self.leave_path.unlink(missing_ok=True)
-        write_json(self.path, self.model_dump(mode="json", exclude={"run_dir"}))
+        write_versioned(self.path, self.model_dump(mode="json", exclude={"run_dir"}))
 
     @classmethod
     def read(cls, path: Path) -> Job:
@@ -97,8 +108,8 @@ class Job(BaseModel):
         Raises: DataError if it is damaged.
         """
         try:
-            return cls.model_validate(read_json(path) | {"run_dir": str(path.absolute().parent)})
-        except (ValidationError, TypeError) as error:
+            return cls.model_validate(read_versioned(path) | {"run_dir": str(path.absolute().parent)})
+        except ValidationError as error:
             raise DataError(f"{path} describes no job: {error}") from error
 
     def forget(self) -> None:
@@ -160,7 +171,7 @@ def read_checks(run_dir: Path) -> Checks | None:
     """
     path = checks_path(run_dir)
     try:
-        return Checks.model_validate(read_json(path)) if path.exists() else None
+        return Checks.model_validate(read_versioned(path)) if path.exists() else None
     except ValidationError as error:
         raise DataError(f"{path} holds no findings: {error.errors()[0]['msg']}") from error
 
@@ -175,8 +186,8 @@ def read_trial(trial_dir: Path) -> Trial:
 
     Raises: DataError if it is damaged.
     """
-    fields = read_json(trial_dir / "trial.json")
+    fields = read_versioned(trial_dir / "trial.json")
     try:
-        return Trial.model_validate({key: value for key, value in dict(fields).items() if key not in ("id", "cell")})
-    except (ValidationError, TypeError, ValueError) as error:
+        return Trial.model_validate({key: value for key, value in fields.items() if key not in ("id", "cell")})
+    except ValidationError as error:
         raise DataError(f"{trial_dir / 'trial.json'} describes no trial: {error}") from error

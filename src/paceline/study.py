@@ -6,7 +6,6 @@ imports torch.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     Field,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -31,6 +31,7 @@ from paceline.errors import UsageError, nearest
 from paceline.optimizer_cards import hyperparameters_of, reduces
 from paceline.strategy_cards import strategy_card
 from paceline.study_tables import (
+    CheckpointInterval,
     GlobalBatch,
     OptimizerEntry,
     Options,
@@ -40,6 +41,7 @@ from paceline.study_tables import (
     StrategyEntry,
     WorkloadEntry,
 )
+from paceline.textfiles import text_file, toml
 from paceline.tuning import FORMS, Tuning, resolve
 
 SCHEMA_VERSION = 1
@@ -91,6 +93,12 @@ class Study(Frozen):
         "auto", description="the same at every scale; 'auto': the cores of this host shared by the largest scale"
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_every: CheckpointInterval = Field(
+        "auto",
+        description="'epoch', 'N updates' or 'N s'; 'auto': at ends of epochs, as often as takes a hundredth of the "
+        "time of training, and after ten minutes; one is written at the end and when ranks leave in any case",
+    )
+    checkpoints_kept: int = Field(2, ge=2, description="of each trial")
     batch: Annotated[GlobalBatch | PerRankBatch, Field(discriminator="rule")]
     workloads: Annotated[dict[Name, WorkloadEntry], Field(min_length=1)]
     optimizers: Annotated[dict[Name, OptimizerEntry], Field(min_length=1)]
@@ -102,6 +110,9 @@ class Study(Frozen):
     aa_pair: bool = Field(
         True,
         description="run the baseline twice with each seed: the noise of the machine, below which nothing is claimed",
+    )
+    retries: NonNegativeInt = Field(
+        1, description="how often a trial that fails is tried again in the same run, from its newest checkpoint"
     )
     tuning: Tuning | None = Field(None, description="left out: hyperparameters are taken as they stand")
 
@@ -335,16 +346,25 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Study:
         overrides: settings such as ``max_epochs=1`` or ``optimizers.adam.lr=0.01``; values are TOML, or bare words.
     Raises: UsageError that lists every mistake with its path.
     """
-    try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"study file {path} cannot be read: {error.strerror}; `paceline init` writes one") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"study file {path} is not TOML: {error}") from error
-    settings.pop("cluster", None)  # where it runs is no part of what it is: see paceline.cluster
+    settings = read_settings(path)
     for override in overrides:
         apply_override(settings, override)
     return validate(settings, source=str(path))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The plain settings of a study file.
+
+    Raises: UsageError if it cannot be read, or is not TOML.
+    """
+    try:
+        settings = toml(text_file(path))
+    except OSError as error:
+        raise UsageError(f"study file {path} cannot be read: {error.strerror}; `paceline init` writes one") from error
+    except ValueError as error:
+        raise UsageError(f"study file {path} is not TOML: {error}") from error
+    settings.pop("cluster", None)  # where it runs is no part of what it is: see paceline.cluster
+    return settings
 
 
 def validate(settings: Mapping[str, Any], *, source: str) -> Study:
@@ -357,15 +377,23 @@ def validate(settings: Mapping[str, Any], *, source: str) -> Study:
 
 def explain(error: ValidationError, settings: Mapping[str, Any]) -> str:
     """Every mistake of a ValidationError, a line each, with its path and the nearest allowed key."""
-    lines = [f"  {_path(item['loc'])}: {_message(item, settings)}" for item in error.errors()]
-    return f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}\n" + "\n".join(lines)
+    items = error.errors()
+    lines = [f"  {_path(item['loc'])}: {_message(item, settings)}" for item in items[:_MOST_MISTAKES]]
+    lines += [f"  and {len(items) - _MOST_MISTAKES} more"] if len(items) > _MOST_MISTAKES else []
+    return f"{len(items)} mistake{'s' if len(items) > 1 else ''}\n" + "\n".join(lines)
 
 
+_MOST_MISTAKES = 50  # that are told
+_MOST_SHOWN = 200  # characters of what was given
 _UNION_TAGS = {"global", "per_rank", "hyperparameters", "settings", *FORMS}
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
-    shown = [str(part) for part in loc if part not in _UNION_TAGS and not str(part).startswith(("literal[", "constr"))]
+    shown = [
+        str(part)[:_MOST_SHOWN]
+        for part in loc
+        if part not in _UNION_TAGS and not str(part).startswith(("literal[", "constr"))
+    ]
     return ".".join(shown) or "study"
 
 
@@ -373,7 +401,11 @@ def _message(item: Any, settings: Mapping[str, Any]) -> str:  # noqa: ANN401
     if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key; {nearest(str(item['loc'][-1]), _keys_beside(item['loc'], settings))}"
     quiet = item["type"] in ("unknown_name", "missing", "batch_below_ranks") or isinstance(item["input"], Mapping)
-    return str(item["msg"]) if quiet else f"{item['msg']} (given: {item['input']!r})"
+    return str(item["msg"]) if quiet else f"{item['msg']} (given: {_shortened(repr(item['input']))})"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} ..."
 
 
 def _keys_beside(loc: tuple[int | str, ...], settings: Mapping[str, Any]) -> list[str]:
@@ -381,8 +413,7 @@ def _keys_beside(loc: tuple[int | str, ...], settings: Mapping[str, Any]) -> lis
     kind = next((word for word in ("hyperparameters", "options") if word in loc), loc[0])
     match kind:
         case "hyperparameters":
-            label = str(loc[1])
-            optimizer = registry.canonical("optimizers", settings["optimizers"][label].get("name", label))
+            optimizer = _name_of(settings["optimizers"], str(loc[1]))
             beside = [key for key in OptimizerEntry.model_fields if key not in ("hyperparameters", "given")]
             return [*beside, *hyperparameters_of(optimizer).model_fields]
         case "options":
@@ -390,12 +421,18 @@ def _keys_beside(loc: tuple[int | str, ...], settings: Mapping[str, Any]) -> lis
         case "tuning" if len(loc) > 2:
             return [field.name for field in fields(Search)]
         case "strategies":
-            name = registry.canonical("strategies", settings["strategies"][str(loc[1])].get("name", loc[1]))
-            return ["name", *strategy_card(name).settings.model_fields]
+            return ["name", *strategy_card(_name_of(settings["strategies"], str(loc[1]))).settings.model_fields]
     batch = GlobalBatch if "global" in loc else PerRankBatch
     tables: dict[str, Any] = {"tuning": Tuning, "schedules": Schedule, "batch": batch}
     table: type[BaseModel] = tables.get(str(kind), WorkloadEntry if len(loc) > 1 else Study)
     return list(table.model_fields)
+
+
+def _name_of(tables: Mapping[str, Any], label: str) -> str:
+    """The name of the contestant with a label, which may be that of its table and one of several schedules."""
+    fitting = [own for own in tables if label == own or label.startswith(f"{own}-")]
+    own = max(fitting, key=len)
+    return str(tables[own].get("name", own))
 
 
 def apply_override(settings: dict[str, Any], override: str) -> None:
@@ -406,16 +443,16 @@ def apply_override(settings: dict[str, Any], override: str) -> None:
     path, separator, text = override.partition("=")
     keys = [key.strip() for key in path.split(".")]
     if not separator or not all(keys):
-        raise UsageError(f"--set {override}: give KEY=VALUE, such as optimizers.adam.lr=0.01")
+        raise UsageError(f"--set {_shortened(override)}: give KEY=VALUE, such as optimizers.adam.lr=0.01")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = toml(f"value = {text}")["value"]
+    except ValueError:
         value = text
     table = settings
     for key in keys[:-1]:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
-            raise UsageError(f"--set {override}: '{key}' is a value, not a table")
+            raise UsageError(f"--set {_shortened(override)}: '{_shortened(key)}' is a value, not a table")
     table[keys[-1]] = value
 
 

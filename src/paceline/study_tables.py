@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
     PositiveFloat,
@@ -33,6 +34,7 @@ def known(kind: registry.Kind, name: str) -> str:
         raise PydanticCustomError("unknown_name", "{message}", {"message": str(error)}) from error
 
 
+_MOST_RANKS = 65_536  # whose files are looked for one by one
 _SCALE = r"(?:(\d+)x)?(\d+)"
 
 
@@ -58,6 +60,12 @@ class Scale(Frozen):
     def __str__(self) -> str:
         return f"{self.num_hosts}x{self.ranks_per_host}"
 
+    @model_validator(mode="after")
+    def _is_of_this_world(self) -> Scale:
+        if self.num_ranks > _MOST_RANKS:
+            raise PydanticCustomError("scale", "a scale has at most {most} ranks", {"most": _MOST_RANKS})
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _parse(cls, value: Any) -> Any:  # noqa: ANN401
@@ -71,6 +79,31 @@ class Scale(Frozen):
                 raise PydanticCustomError("scale", "a scale is a number of ranks, or 'HOSTSxRANKS' such as '2x4'")
             return {"num_hosts": int(match[1] or 1), "ranks_per_host": int(match[2])}
         return value
+
+
+_INTERVAL = r"(\d+) updates?|(\d+(?:\.\d+)?) s"
+
+
+def checkpoint_interval(text: str) -> tuple[float, Literal["auto", "epoch", "updates", "s"]]:
+    """A number and its unit, such as (600, "s"), of ``"600 s"``; 0 beside ``"auto"`` and ``"epoch"``."""
+    if text in ("auto", "epoch"):
+        return 0, text  # type: ignore[return-value] # it is one of these
+    match = re.fullmatch(_INTERVAL, text)
+    if not match or float(match[1] or match[2]) == 0:
+        raise PydanticCustomError(
+            "interval", "give 'auto', 'epoch', a number of updates such as '500 updates', or of seconds such as '600 s'"
+        )
+    return (int(match[1]), "updates") if match[1] else (float(match[2]), "s")
+
+
+def _is_interval(text: str) -> str:
+    checkpoint_interval(text)
+    return text
+
+
+CheckpointInterval = Annotated[
+    str, AfterValidator(_is_interval), Field(json_schema_extra={"pattern": f"^(auto|epoch|{_INTERVAL})$"})
+]
 
 
 class Options(Frozen):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from paceline.cards import Frozen, Target
 from paceline.errors import UsageError, nearest
@@ -71,6 +71,11 @@ class Trial(Frozen):
     target_value: float
     target_mode: Literal["max", "min"]
     repeat: int = 0
+
+    @model_validator(mode="after")
+    def _has_a_scale(self) -> Trial:
+        assert self.scale.num_ranks  # which is refused where it cannot be
+        return self
 
     @property
     def strategy_of_registry(self) -> str:
@@ -237,6 +242,8 @@ def baseline(study: Study, workload: str, trials: Sequence[Trial]) -> str:
     Raises: UsageError if its name fits no cell, or more than one.
     """
     cells = _cells(workload, trials)
+    if not cells:
+        raise UsageError(f"no trial is of the study's workload '{workload}': is this the folder of another study?")
     return cells[0] if study.baseline == "auto" else _select(study.baseline, cells)
 
 

@@ -14,21 +14,14 @@ def run(ranks: Any, *, trial: dict[str, Any], folder: str, leave_after: int = 0,
     With ``wide``, in float64.
     """
     from paceline import registry
-    from paceline.train.leave import Leaving
     from paceline.train.loop import run_trial
     from paceline.train.parity import Float64
     from paceline.workloads.base import WorkloadRequest
-
-    class After(Leaving):
-        """Due after some updates."""
-
-        def is_due(self, num_updates: int, ranks: Any) -> bool:
-            del ranks
-            return num_updates >= leave_after
+    from train.interrupted import After
 
     asked = Trial.model_validate(trial)
 
-    def once(leaving: Leaving | None) -> Any:
+    def once(leaving: After | None) -> Any:
         workload = registry.resolve("workloads", asked.workload_name)(WorkloadRequest.of(asked.workload_entry, None))
         if wide:
             workload = Float64(workload)
@@ -38,9 +31,7 @@ def run(ranks: Any, *, trial: dict[str, Any], folder: str, leave_after: int = 0,
         return end, workload
 
     if leave_after:
-        leaving = After()
-        leaving.asked = True
-        end, _ = once(leaving)
+        end, _ = once(After(leave_after))
         assert end is None, "it was left"
     end, workload = once(None)
     return {"end": end.model_dump(mode="json"), "expected": _expected(asked, workload, ranks, end.num_updates)}

@@ -25,6 +25,7 @@ LEAVE_AFTER = 17  # in the second epoch, and in the middle of any period
 # What suits 36 updates of logistic regression on digits where a default does not.
 HYPERPARAMETERS: dict[str, dict[str, object]] = {
     "lbfgs": {"max_iter": 2, "history_size": 5},
+    "lbfgs-sharded": {"name": "lbfgs", "max_iter": 2, "history_size": 5, "mode": "sharded"},
     "lbfgs-torch": {"max_iter": 2, "history_size": 5, "line_search": "strong_wolfe"},
     "lbfgs-torch-allreduce": {"max_iter": 2, "history_size": 5, "line_search": "strong_wolfe"},
     "adafactor": {"lr": 0.1},
@@ -124,6 +125,29 @@ def test_left_and_taken_up_again_it_ends_with_the_same_bits(runs, optimizer, str
     """Which also says that it is deterministic."""
     expected, _ = runs(optimizer, strategy, 2)
     answers, _ = runs(optimizer, strategy, 2, LEAVE_AFTER)
+    for answer, straight in zip(answers, expected, strict=True):
+        for field in ("parameters_digest", "num_gradient_evaluations", "bytes_sent", "num_collectives", "test"):
+            assert answer["end"][field] == straight["end"][field], field
+
+
+ON_FOUR_RANKS = [
+    ("adam", "ddp"),
+    ("lbfgs", "auto"),
+    ("lbfgs-sharded", "auto"),
+    ("sgd", "powersgd"),
+    ("sgd", "top-k"),
+    ("adam", "diloco"),
+    ("sgd", "post-local-sgd"),
+    ("adam", "zero1"),
+]
+
+
+@pytest.mark.parametrize(("optimizer", "strategy"), ON_FOUR_RANKS, ids=map(", ".join, ON_FOUR_RANKS))
+def test_so_it_does_on_four_ranks(runs, optimizer, strategy):
+    """Each of which has a part of its own: of error feedback, momentum, pairs, optimizer's state."""
+    expected, _ = runs(optimizer, strategy, 4)
+    answers, _ = runs(optimizer, strategy, 4, LEAVE_AFTER)
+    assert len({answer["end"]["parameters_digest"] for answer in answers}) == 1
     for answer, straight in zip(answers, expected, strict=True):
         for field in ("parameters_digest", "num_gradient_evaluations", "bytes_sent", "num_collectives", "test"):
             assert answer["end"][field] == straight["end"][field], field

@@ -43,7 +43,6 @@ def test_evaluation_is_off_the_clock(rank_pool, tmp_path):
     assert last.evaluation_time_s >= 2 * 0.2
     assert end.wall_time_s >= 3 * 0.2
     assert end.train_time_s <= end.wall_time_s - 3 * 0.2
-    assert last.checkpoint_time_s > 0
 
 
 def test_waiting_for_data_is_training_time_and_called_so(rank_pool, tmp_path):

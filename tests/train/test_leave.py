@@ -16,6 +16,7 @@ from launch.agents import Agents
 from launch.studies import write_study
 from paceline.job import Job
 from paceline.records import AnyRecord, Epoch, Evaluation, Resumed, Start, exit_of, rank_file, read_records, trial_dirs
+from paceline.train import checkpoint
 from paceline.trial import Trial
 from train.trials import RUN, folder_of, toy_trial
 
@@ -76,19 +77,27 @@ def leave_by_signal(agents: Agents) -> list[int]:
 
 
 CASES = {
-    "adam": ({"name": "adam"}, 1, leave_by_signal),
-    "adam, two ranks": ({"name": "adam"}, 2, leave_by_file),
-    "lbfgs, two ranks": ({"name": "lbfgs", "max_iter": 4}, 2, leave_by_signal),
+    "adam": ({"name": "adam"}, 1, "single", 0, leave_by_signal),
+    "adam, two ranks": ({"name": "adam"}, 2, "ddp", 1, leave_by_file),
+    "lbfgs, two ranks": ({"name": "lbfgs", "max_iter": 4}, 2, "auto", 1, leave_by_signal),
+    "ranks apart": ({"name": "adam"}, 2, "local-sgd", 0, leave_by_file),  # the second is ahead of the first
 }
+SETTINGS = {"local-sgd": {"seldom": {"name": "local-sgd", "period": 13}}}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_trial_that_was_left_in_an_epoch_ends_with_the_same_bits(rank_pool, tmp_path, case):
     """Dropout draws on, sums and counts of the epoch are whole, and evaluations fall where they would have."""
-    optimizer, num_ranks, leave = CASES[case]
+    optimizer, num_ranks, strategy, sleep_rank, leave = CASES[case]
     slow, quick = (
-        toy_trial(num_ranks=num_ranks, optimizer=optimizer, evaluate_every=400, toy=MODEL | faults)
-        for faults in (SLOW if num_ranks > 1 else SLOW | {"sleep_rank": 0}, {})
+        toy_trial(
+            num_ranks=num_ranks,
+            optimizer=optimizer,
+            strategies=SETTINGS.get(strategy, [strategy]),
+            evaluate_every=400,
+            toy=MODEL | faults,
+        )
+        for faults in (SLOW | {"sleep_rank": sleep_rank}, {})
     )
     agents = Agents(tmp_path / "agents", [slow], num_hosts=1, ranks_per_host=num_ranks)
     (run_dir,) = agents.run_dirs
@@ -100,13 +109,15 @@ def test_a_trial_that_was_left_in_an_epoch_ends_with_the_same_bits(rank_pool, tm
     (left,) = checkpoints(resumed)
     assert left % UPDATES_AN_EPOCH, "in the middle of an epoch"
     assert exit_of(resumed) is None
+    state = checkpoint.load_newest(resumed)
+    checkpoint.save(resumed, state | {"trial": quick.id}, num_updates=left)  # the same, but that nobody sleeps
 
     for folder in (straight, resumed):
         rank_pool.run(RUN, num_ranks=num_ranks, trial=quick.model_dump(), folder=str(folder))
     for rank in range(num_ranks):
         assert told(resumed, rank) == told(straight, rank)
         assert [r.num_updates for r in read_records(rank_file(resumed, rank)) if isinstance(r, Resumed)] == [left]
-    waited_s = next(r.data_s for r in records(run_dir, slow, num_ranks - 1) if isinstance(r, Epoch))
+    waited_s = next(r.data_s for r in records(run_dir, slow, sleep_rank) if isinstance(r, Epoch))
     assert waited_s > 0.5 * left * 0.03, "each rank goes on adding up its own time"
 
 

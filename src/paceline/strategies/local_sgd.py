@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 from typing import Any, Literal
 
 from torch import Tensor
@@ -42,8 +41,8 @@ class LocalSgd(Single):
 
     def next_meeting(self, num_updates: int) -> int:
         """See the base class: until they meet, ranks may be any number of updates apart."""
-        met = self.num_meetings(num_updates)
-        return next(later for later in count(num_updates + 1) if self.num_meetings(later) > met)
+        period = int(self.settings["period"])
+        return (num_updates // period + 1) * period
 
     def num_meetings(self, num_updates: int) -> int:
         """How often ranks have met after so many updates."""

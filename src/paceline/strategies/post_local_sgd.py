@@ -40,7 +40,8 @@ class PostLocalSgd(LocalSgd):
 
     def next_meeting(self, num_updates: int) -> int:
         """See the base class: before they part, ranks wait for each other in each update."""
-        return num_updates + 1 if num_updates < self.settings["start"] else super().next_meeting(num_updates)
+        start = int(self.settings["start"])
+        return num_updates + 1 if num_updates < start else start + super().next_meeting(num_updates - start)
 
     def num_meetings(self, num_updates: int) -> int:
         """Counted from when ranks part."""

@@ -14,10 +14,11 @@ from cyclopts import App
 from paceline.arguments import TrainArguments, free_name
 from paceline.errors import PacelineError, UsageError
 from paceline.job import read_trial
-from paceline.records import write_json
+from paceline.records import write_versioned
 from paceline.study import Study
 from paceline.summary import as_text, summarize
 from paceline.train.group import Groups, choose_device, initialize
+from paceline.train.interval import Keeping
 from paceline.train.worker import open_workload, run_and_record
 from paceline.trial import WorkloadFacts, as_json, expand
 from paceline.workloads.base import Workload
@@ -40,7 +41,8 @@ def train(arguments: TrainArguments) -> int:
         store.set("trial", str(_lay_out(free_name(study, arguments.runs), arguments.runs, workload)))
     trial_dir = Path(store.get("trial").decode())
     trial, groups = read_trial(trial_dir), Groups([], device, ranks_per_host=local)
-    status = run_and_record(trial, arguments.data_dir, groups.world, trial_dir)
+    keeping = Keeping(every=study.checkpoint_every, kept=study.checkpoints_kept, store=store)
+    status = run_and_record(trial, arguments.data_dir, groups.world, trial_dir, keeping=keeping)
     if dist.get_rank() == 0:
         summary = summarize(trial_dir)
         sys.stdout.write((json.dumps(summary) if arguments.json else as_text(summary)) + "\n")
@@ -55,8 +57,8 @@ def _lay_out(study: Study, runs: Path, workload: Workload) -> Path:
     trial = expand(study, {label: facts}, threads_per_rank=torch.get_num_threads())[0]
     trial_dir = (runs / study.name / trial.id).absolute()
     trial_dir.mkdir(parents=True)
-    write_json(trial_dir.parent / "study.json", study.model_dump(mode="json"))
-    write_json(trial_dir / "trial.json", as_json(trial))
+    write_versioned(trial_dir.parent / "study.json", study.model_dump(mode="json"))
+    write_versioned(trial_dir / "trial.json", as_json(trial))
     return trial_dir
 
 

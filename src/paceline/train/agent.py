@@ -84,7 +84,7 @@ def _config(job: Job, asked: argparse.Namespace, logs: Path) -> LaunchConfig:
         rdzv_endpoint=asked.endpoint,
         rdzv_configs={"is_host": asked.node == 0, "join_timeout": math.ceil(job.join_timeout_s)},
         local_addr=asked.local_addr,
-        max_restarts=len(job.trials) + 2,  # checks may kill ranks, too
+        max_restarts=(job.retries + 1) * len(job.trials) + 2,  # checks may kill ranks, too
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL),
     )

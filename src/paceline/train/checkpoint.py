@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ import torch
 
 from paceline.errors import DataError, PacelineError
 from paceline.records import write_atomically
+from paceline.train.archive import refuse_bomb
 
-SCHEMA_VERSION = 3  # 1 had no state of each rank, and was written after whole epochs only; 2 had torch's generators only
+SCHEMA_VERSION = 3  # 1 had no state of each rank, only whole epochs; 2 had no generators but torch's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,21 +62,27 @@ def save(trial_dir: Path, state: Mapping[str, Any], *, num_updates: int, kept: i
     return path
 
 
-def newest(trial_dir: Path) -> Newest | None:
+def newest(trial_dir: Path, *, most_epochs: float = math.inf) -> Newest | None:
     """The newest checkpoint of a trial that can be used, None where there is none at all.
 
+    Args:
+        most_epochs: as many as every rank has records of.
     Raises: DataError if there are checkpoints and all are damaged, or the newest whole one is of a newer paceline, or
         holds more than tensors, numbers and text.
     """
     faults: list[str] = []
     for path in sorted((trial_dir / "checkpoints").glob("update-*.pt"), reverse=True):
         if not (fault := _fault(path)):
-            return Newest(path=path, state=_load(path), passed_over=tuple(faults))
+            state = _load(path)
+            num_epochs = state.get("progress", {}).get("epoch", 0)
+            if num_epochs <= most_epochs:
+                return Newest(path=path, state=state, passed_over=tuple(faults))
+            fault = f"is of {num_epochs} epochs, and records of {most_epochs:g} are left"
         faults.append(f"{path.name} {fault}")
     if faults:
         raise DataError(
-            f"every checkpoint in {trial_dir / 'checkpoints'} is damaged; remove that folder to begin the trial anew "
-            f"({', '.join(faults)})"
+            f"every checkpoint in {trial_dir / 'checkpoints'} is damaged; remove that folder to begin "
+            f"the trial anew ({', '.join(faults)})"
         )
     return None
 
@@ -137,6 +145,7 @@ def _fault(path: Path) -> str:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
+        refuse_bomb(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
         version = int(state["schema_version"])
     except Exception as error:  # whatever a file raises that has a digest and is none of ours

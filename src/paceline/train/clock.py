@@ -64,6 +64,7 @@ class Clock:
         self._stamps = array("d")
         self._events: list[torch.cuda.Event] = []
         self._cuda = device.type == "cuda"
+        self._slowest: list[NDArray[np.float64]] = []  # times of updates whose quantiles are still to be told
 
     def start(self) -> None:
         """An update begins: the batch is asked for."""
@@ -83,10 +84,11 @@ class Clock:
         """Forget the stamps since the last drain."""
         del self._phases[:], self._stamps[:], self._events[:]
 
-    def drain(self, ranks: Ranks, totals: Totals) -> dict[str, float]:
+    def drain(self, ranks: Ranks, totals: Totals, *, goes_on: bool = False) -> dict[str, float]:
         """Add what was stamped since the last drain to ``totals``; returns quantiles of the time per update.
 
-        Every rank calls this after the same number of updates.
+        Every rank calls this after the same number of updates. Where it ``goes_on``, these count for the next
+        quantiles, too.
         """
         phases = np.array(self._phases, dtype=np.int8)
         spans = self._spans()
@@ -99,6 +101,10 @@ class Clock:
         totals.own_s += parts
         totals.mean_s += ranks.sum(torch.from_numpy(parts.copy())).numpy() / ranks.world_size
         totals.train_time_s += float(slowest.sum())
+        self._slowest.append(slowest)
+        slowest = np.concatenate(self._slowest)
+        if not goes_on:
+            self._slowest.clear()
         quantiles = np.quantile(slowest, [0.1, 0.5, 0.9, 1.0]).tolist() if len(slowest) else [0.0] * 4
         return dict(zip(("p10", "p50", "p90", "max"), quantiles, strict=True))
 

@@ -1,32 +1,36 @@
-"""``python -m paceline.train.describe FILE``: facts of workloads that only their own code can tell.
+"""``python -m paceline.train.describe``: facts of workloads that only their own code can tell.
 
-FILE holds ``data_dir`` and ``workloads``: label -> settings. It is replaced by label -> facts. The host side, which
-never imports torch, starts this for workloads from outside.
+Standard input holds ``data_dir`` and ``workloads``: label -> settings. Standard output gets label -> facts, and nothing
+that the workloads' code prints. The host side, which never imports torch, starts this for workloads from outside.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
-from pathlib import Path
+from typing import Any
 
 from paceline.errors import PacelineError
-from paceline.records import read_json, write_json
 from paceline.study_tables import WorkloadEntry
-from paceline.train.worker import open_workload
+from paceline.train.worker import end_with_parent, open_workload
 
 
 def main() -> int:
-    """Answer the requests in the file named on the command line; returns the exit code."""
+    """Answer what standard input asks; returns the exit code."""
+    end_with_parent()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     try:
-        _answer(Path(sys.argv[1]))
+        json.dump(_facts(json.load(sys.stdin)), answers)
+        answers.close()
     except PacelineError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 0
 
 
-def _answer(path: Path) -> None:
-    asked = read_json(path)
+def _facts(asked: dict[str, Any]) -> dict[str, Any]:
     facts = {}
     for label, settings in asked["workloads"].items():
         workload = open_workload(WorkloadEntry.model_validate(settings), asked["data_dir"])
@@ -35,7 +39,7 @@ def _answer(path: Path) -> None:
             "data_digest": workload.data_digest,
             "target": workload.target.to_dict(),
         }
-    write_json(path, facts)
+    return facts
 
 
 if __name__ == "__main__":

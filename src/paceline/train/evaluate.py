@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ class Scores:
 
 
 def evaluate(model: nn.Module, workload: Workload, split: Split, *, ranks: Ranks, autocast: bool = False) -> Scores:
-    """The mean loss and metrics of a split, the same on every rank."""
+    """The mean loss and metrics of a split, the same on every rank; none is finite where the loss is not."""
     total = workload.num_examples[split]
     part = rank_part(total, rank=ranks.rank, world_size=ranks.world_size)
     sums, num_own = MetricSums(), 0
@@ -43,7 +45,10 @@ def evaluate(model: nn.Module, workload: Workload, split: Split, *, ranks: Ranks
     sums.add({_COUNT: torch.tensor(num_own, device=ranks.device)})
     totals = sums.totals(ranks)
     num_examples = round(totals.pop(_COUNT))
-    return Scores(means={name: value / total for name, value in totals.items()}, num_examples=num_examples)
+    means = {name: value / total for name, value in totals.items()}
+    if not math.isfinite(means["loss"]):  # what is right of a model that gives no numbers is chance
+        means = dict.fromkeys(means, means["loss"])
+    return Scores(means=means, num_examples=num_examples)
 
 
 def split_batches(workload: Workload, split: Split, part: slice) -> Iterator[Batch]:
@@ -81,8 +86,9 @@ class MetricSums:
         """Divide by a number of examples, after adding up over ranks."""
         return {name: value / num_examples for name, value in self.totals(ranks).items()}
 
-    def totals(self, ranks: Ranks) -> dict[str, float]:
-        """The sums over all ranks, by name."""
+    def totals(self, ranks: Ranks, beside: Mapping[str, float] = MappingProxyType({})) -> dict[str, float]:
+        """The sums over all ranks, by name, and those of what each tells ``beside``, in the same collective."""
         names = sorted(self._sums)
-        totals = ranks.sum(torch.stack([self._sums[name] for name in names])).tolist()
-        return dict(zip(names, totals, strict=True))
+        own = torch.stack([self._sums[name] for name in names])
+        told = ranks.sum(torch.cat([own, own.new_tensor(list(beside.values()))])).tolist()
+        return dict(zip([*names, *beside], told, strict=True))

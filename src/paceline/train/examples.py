@@ -49,12 +49,16 @@ def _asked(workload: Workload, split: Split) -> NDArray[np.int64]:
 def _examine(workload: Workload, split: Split, seed: int) -> None:
     """Ask for the same examples in order, in reverse and alone.
 
-    Raises: DataError if they are not the same, or not as many as asked for.
+    Raises: DataError if they are not the same, not as many as asked for, or no finite numbers.
     """
     if workload.num_examples[split] < 1:
         raise DataError("it has no examples")
     indices = _asked(workload, split)
     whole = _ask(workload, split, indices, seed)
+    for part in whole:
+        bad = ~part.reshape(len(part), -1).isfinite().all(1)
+        if bad.any():
+            raise DataError(f"example {indices[bad.numpy()][0]} holds NaN or infinite values")
     reverse = _ask(workload, split, indices[::-1].copy(), seed)
     for place in range(len(indices)):
         if not _same_example(whole, place, reverse, len(indices) - 1 - place):

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from paceline.errors import PacelineError, UsageError
+from paceline.inert import inert
 from paceline.records import Evaluation, rank_file, read_records, trial_dirs
 from paceline.train import checkpoint
 
@@ -68,7 +69,8 @@ def _save(value: Any, path: Path) -> Path:  # noqa: ANN401
     """Write aside, then rename."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        torch.save(value, aside)
+        with aside.open("wb") as file:  # given a path, torch would write its name into the file, process id and all
+            torch.save(value, file)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

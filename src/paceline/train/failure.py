@@ -6,25 +6,31 @@ import os
 import platform
 import re
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from paceline.errors import PacelineError
+from paceline.errors import DataError, PacelineError, UsageError
 from paceline.records import read_json, write_json
 
 # What a rank says, always in a RuntimeError of torch, when another one has died: a consequence, never the cause.
-_BLAMES_A_PEER = re.compile(r"Connection (closed|reset|refused)|Broken pipe|Timed out|gloo|NCCL|recvValue|store", re.I)
+_BLAMES_A_PEER = re.compile(
+    r"Connection (was likely )?(closed|reset|refused)|Broken pipe|Timed out|gloo|NCCL|recvValue|store", re.I
+)
 
 
 NUM_LINES = 3  # of a log that are shown
+NUM_FRAMES = 2  # of a stack that are shown
 
 
 def leave_word(folder: Path, rank: int, error: BaseException) -> None:
     """Write why this rank gives up."""
     why = str(error) if isinstance(error, PacelineError) else f"{type(error).__name__}: {error}"
+    if "Timed out" in why:
+        why += f"\nwaiting in {_place(traceback.extract_tb(error.__traceback__))}"
     _write(
         folder,
         rank,
@@ -32,6 +38,7 @@ def leave_word(folder: Path, rank: int, error: BaseException) -> None:
         host=platform.node(),
         error=why,
         blames_a_peer=isinstance(error, RuntimeError) and bool(_BLAMES_A_PEER.search(str(error))),
+        is_final=isinstance(error, UsageError | DataError),
         traceback="".join(traceback.format_exception(error))[-4000:],
     )
 
@@ -39,6 +46,26 @@ def leave_word(folder: Path, rank: int, error: BaseException) -> None:
 def accuse(folder: Path, own: int, silent: int, host: str, error: str) -> None:
     """Write why this rank gives up: what is wrong with another one, which cannot say so itself."""
     _write(folder, own, rank=silent, host=host, error=error, blames_a_peer=False, traceback="")
+
+
+def say_farewell(folder: Path, rank: int) -> None:
+    """Write that this rank was asked to end, and did: so it was not killed."""
+    stack = traceback.extract_stack(sys._current_frames()[threading.main_thread().ident or 0])
+    _write(
+        folder,
+        rank,
+        rank=rank,
+        host=platform.node(),
+        error="was asked to end (SIGTERM)",
+        was_at=_place(stack),
+        blames_a_peer=True,
+        traceback="".join(traceback.format_list(stack))[-4000:],
+    )
+
+
+def has_word(folder: Path, rank: int) -> bool:
+    """Whether this rank has left a word there."""
+    return _path(folder, rank).exists()
 
 
 def last_word(folder: Path, rank: int, local_rank: int, logs: Path) -> dict[str, Any]:
@@ -53,24 +80,47 @@ def merged_cause(words: Sequence[dict[str, Any]], ranks: Sequence[int]) -> str:
 
     What the others said comes below it.
     Args:
-        words: what ``last_word`` gives, of each rank of the trial.
+        words: what ``last_word`` gives, of each rank of the job.
         ranks: the job's numbers of the trial's ranks, in the trial's order.
     """
-    said = sorted((word for word in words if "error" in word), key=lambda word: float(word["time"]))
-    silent = [word for word in words if "error" not in word]
-    first = [word for word in said if not word["blames_a_peer"]][:1] or silent or said[:1]
+    first = _first(words)
 
     def name(word: dict[str, Any]) -> str:
         number = ranks.index(word["rank"]) if word["rank"] in ranks else f"{word['rank']} (idle)"
         return f"rank {number} on {word['host']}"
 
-    if "error" in first[0]:
+    if "was_at" in first[0] and _gave_up(words):
+        cause = f"{name(first[0])} kept the others waiting until they gave up, in {first[0]['was_at']}"
+    elif "error" in first[0]:
         cause = f"{name(first[0])}: {first[0]['error']}"
     else:
         cause = f"{', '.join(map(name, first))} died without a word (killed, or out of memory?); see logs/"
         cause += "".join(f"\n{name(word)} wrote last: {word['log']}" for word in first if word["log"])
-    others = [f"\n{name(word)}: {word['error']}" for word in said if word not in first]
+    others = [f"\n{name(word)}: {word['error']}" for word in _said(words) if word not in first]
     return cause + "".join(other for other in dict.fromkeys(others) if other.strip() != cause)
+
+
+def is_curable(words: Sequence[dict[str, Any]]) -> bool:
+    """Whether trying again may help: not where settings or data are wrong."""
+    return not _first(words)[0].get("is_final", False)
+
+
+def _first(words: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The words of those that failed first."""
+    said = _said(words)
+    silent = [word for word in words if "error" not in word]
+    hung = [word for word in said if "was_at" in word] if _gave_up(words) else []
+    return [word for word in said if not word["blames_a_peer"]][:1] or silent or hung[:1] or said[:1]
+
+
+def _gave_up(words: Sequence[dict[str, Any]]) -> bool:
+    """Whether somebody waited for another one until it gave up."""
+    return any("Timed out" in word["error"] for word in _said(words))
+
+
+def _said(words: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The words of those that left one, in order of time."""
+    return sorted((word for word in words if "error" in word), key=lambda word: float(word["time"]))
 
 
 def words_in(folder: Path) -> str:
@@ -94,6 +144,12 @@ def _last_lines(logs: Path, local_rank: int) -> str:
         return ""
     newest = max(paths, key=lambda path: path.stat().st_mtime)
     return "\n".join(newest.read_text(errors="replace").splitlines()[-NUM_LINES:])
+
+
+def _place(stack: traceback.StackSummary) -> str:
+    """Where a stack is, in words: the innermost places that are none of torch's."""
+    own = [at for at in stack if f"{os.sep}torch{os.sep}" not in at.filename] or list(stack)
+    return ", called by ".join(f"{at.name} ({at.filename}, line {at.lineno})" for at in reversed(own[-NUM_FRAMES:]))
 
 
 def _write(folder: Path, own: int, **word: Any) -> None:  # noqa: ANN401

@@ -19,6 +19,7 @@ from torch.distributed.distributed_c10d import Store
 
 from paceline.train import failure
 
+SHORTEST_JOIN_S = 20.0  # that ranks are given to join: they start one after another on a busy host
 BEATS = 10  # in the time after which a rank is silent
 NOT_JOINED = "no connection to all other ranks within {s:g} s; are the ephemeral ports open between hosts?"
 SILENT = "silent for {s:g} s: stopped, without power, or cut off from the network"
@@ -31,7 +32,8 @@ class Heartbeat:
     """
 
     def __init__(self, *, rank: int, world_size: int, timeout_s: float, folder: Path) -> None:
-        """Begin to watch; from now on the ranks have ``timeout_s`` to join."""
+        """Begin to watch; from now on the ranks have ``join_timeout_s`` to join."""
+        self.join_timeout_s = max(timeout_s, SHORTEST_JOIN_S)
         self.folder = folder
         self._rank, self._timeout_s = rank, timeout_s
         self._peers = [peer for peer in (range(world_size) if rank == 0 else [0]) if peer != rank]
@@ -48,7 +50,9 @@ class Heartbeat:
         threading.Thread(target=self._beat, args=(store,), daemon=True).start()
 
     def joined(self) -> None:
-        """All ranks are connected."""
+        """All ranks are connected: from now on they are to be heard of."""
+        self._exchanged = time.monotonic()
+        self._heard = dict.fromkeys(self._peers, self._exchanged)
         self._joined = True
 
     def _beat(self, store: Store) -> None:
@@ -73,8 +77,8 @@ class Heartbeat:
             time.sleep(self._timeout_s / BEATS)
             now = time.monotonic()
             unheard = [peer for peer, heard in self._heard.items() if now - heard > self._timeout_s]
-            if not self._joined and now - self._began > self._timeout_s:
-                self._accuse(self._rank, NOT_JOINED.format(s=self._timeout_s))
+            if not self._joined and now - self._began > self.join_timeout_s:
+                self._accuse(self._rank, NOT_JOINED.format(s=self.join_timeout_s))
                 os.kill(os.getppid(), signal.SIGTERM)  # the agent: another attempt would fare no better
                 os._exit(1)
             if self._joined and now - self._exchanged > self._timeout_s:  # whoever holds the store does not answer

@@ -1,8 +1,8 @@
 """Leaving in good order: ranks that are asked to go agree on one update, and go after a checkpoint of it.
 
 They are asked by a file, which not every host may see, or by SIGUSR2, which an agent that is to end sends to its ranks.
-Whoever hears of it tells the others through the job's store. From then on the ranks of a trial agree on the update after
-which they leave (``appointment``).
+Whoever hears of it tells the others through the job's store. From then on the ranks of a trial agree on the update
+after which they leave (``appointment``).
 
 SIGTERM without SIGUSR2 ends a rank at once: elastic starts all anew after a death, and whoever waits for the dead one
 in a collective runs no signal handler of Python's. So signals are read by a thread.
@@ -16,8 +16,7 @@ import signal
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -34,7 +33,6 @@ LOOK_EVERY_S = 1.0  # at the file
 AGENT_DELAY_S = 0.5  # from its SIGTERM to its SIGUSR2, at most
 LAST_WORD_S = 30.0  # from one rank's end to another's
 TRIAL_TIMEOUT = timedelta(days=365)  # how long idle ranks sleep; the death of a busy one ends them much sooner
-NUM_FRAMES = 3  # of a stack that are shown, the innermost last
 _ASKS, _ENDS = signal.SIGUSR2, {signal.SIGTERM, signal.SIGINT}
 
 
@@ -46,16 +44,26 @@ class Leaving:
         self._is_heeded = False
         self._trial = -1
 
-    def listen(self, path: Path, store: Store, *, rank: int, world_size: int, holds_store: bool) -> None:
+    def listen(
+        self,
+        path: Path,
+        store: Store,
+        *,
+        rank: int,
+        world_size: int,
+        holds_store: bool,
+        say_farewell: Callable[[], None],
+    ) -> None:
         """Begin to heed the file and signals.
 
         Args:
             store: the job's; used by the thread that calls this.
             rank: of the job, of ``world_size``.
             holds_store: whether the store is in this process, which then leaves last.
+            say_farewell: called before only this rank ends.
         """
         self._path, self._store, self._rank = path, store, rank
-        self._world_size, self._holds_store = world_size, holds_store
+        self._world_size, self._holds_store, self._say_farewell = world_size, holds_store, say_farewell
         self._tells = store.clone()  # type: ignore[attr-defined] # the stub lacks it
         signals = _wake_on(_ASKS, *_ENDS)
         hears = store.clone()  # type: ignore[attr-defined] # one that waits for a key is locked
@@ -124,7 +132,8 @@ class Leaving:
         deadline = time.monotonic() + AGENT_DELAY_S
         while not self.asked:
             if time.monotonic() > deadline:
-                _say_where()
+                with suppress(OSError):  # a full disk must not keep it
+                    self._say_farewell()
                 os._exit(128 + signal.SIGTERM)
             if _ASKS in _read(signals, AGENT_DELAY_S / 10):
                 self._ask()
@@ -134,13 +143,6 @@ class Leaving:
         if self._rank == 0:
             self._tells.set(f"trial-{self._trial + 1}", "leave")  # idle ranks wait for that
         self.leave()
-
-
-def _say_where() -> None:
-    """Write to standard error what the main thread is at: where it hangs, if it keeps the others waiting."""
-    stack = traceback.extract_stack(sys._current_frames()[threading.main_thread().ident or 0])
-    sys.stderr.write("".join(f"ended in {at.name}, {at.filename}, line {at.lineno}\n" for at in stack[-NUM_FRAMES:]))
-    sys.stderr.flush()
 
 
 def pass_on() -> None:

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from paceline import registry
 from paceline.data.order import epoch_permutation, indices_digest, rank_part, update_slices
 from paceline.errors import DivergedError, UsageError
-from paceline.records import End, Epoch, Evaluation, RecordFile, Resumed, Status, rank_file
+from paceline.records import End, Epoch, Evaluation, RecordFile, Resumed, Status, rank_file, read_records
 from paceline.strategies.base import OPTIMIZER, Strategy
 from paceline.strategies.ranks import Ranks
 from paceline.strategy_cards import strategy_card
@@ -31,15 +31,26 @@ from paceline.train.clock import DATA, Clock, Totals
 from paceline.train.digest import parameters_digest
 from paceline.train.environment import peak_memory_bytes, reset_peak_memory, start_record
 from paceline.train.evaluate import Scores, evaluate
+from paceline.train.interval import Interval, Keeping
 from paceline.train.leave import Leaving
 from paceline.train.prefetch import prefetch
-from paceline.train.progress import EpochSums, Progress, generators, seed_generators, set_generators
+from paceline.train.progress import (
+    EpochSums,
+    Progress,
+    generators,
+    seed_building,
+    seed_generators,
+    set_generators,
+)
 from paceline.train.schedule import lr_factor
+from paceline.train.state import common_state, own_state, restore
 from paceline.trial import Trial
 from paceline.workloads.base import Batch, Split, Workload
 
 EXAMPLES_FETCHED_TOGETHER = 1024  # in one handoff from the prefetching thread, where updates are smaller
 LOOK_AT_LOSS_EVERY = 32  # updates, on a GPU, where each look waits for the device
+_SAVES = " saves"  # among the sums of metrics: whether rank 0 wants a checkpoint
+_SPOILT = " spoilt"  # how many ranks have parameters that are no finite numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +67,18 @@ class Update:
 
 
 def run_trial(
-    trial: Trial, workload: Workload, ranks: Ranks, trial_dir: Path, leaving: Leaving | None = None
+    trial: Trial,
+    workload: Workload,
+    ranks: Ranks,
+    trial_dir: Path,
+    leaving: Leaving | None = None,
+    keeping: Keeping | None = None,
 ) -> End | None:
     """Train one trial to its budget, from its newest checkpoint if it has one. Every rank calls this.
 
     Returns: the end record; None if the ranks were asked to leave, after a checkpoint.
-    Raises: UsageError if the trial cannot be run as asked. A loss that is not finite ends it as ``diverged``.
+    Raises: UsageError if the trial cannot be run as asked; DataError if its checkpoints cannot be used. A loss that is
+        not finite ends it as ``diverged``.
     """
     began = time.perf_counter()
     for split, count in workload.num_examples.items():
@@ -69,7 +86,7 @@ def run_trial(
             raise UsageError(f"{ranks.world_size} ranks cannot share the {count} examples of the {split} split")
     _refuse_too_few_updates(trial, workload)
     reset_peak_memory(ranks.device)
-    training = Training(trial, workload, ranks, trial_dir, leaving)
+    training = Training(trial, workload, ranks, trial_dir, leaving, keeping)
     try:
         training.begin(began)
         with training.leaving.heeded():
@@ -86,15 +103,23 @@ class Training:
     """The moving parts of one trial on one rank."""
 
     def __init__(
-        self, trial: Trial, workload: Workload, ranks: Ranks, trial_dir: Path, leaving: Leaving | None = None
+        self,
+        trial: Trial,
+        workload: Workload,
+        ranks: Ranks,
+        trial_dir: Path,
+        leaving: Leaving | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
-        torch.manual_seed(trial.seed)
+        seed_building(trial.seed)
         self.trial, self.workload, self.ranks, self.trial_dir = trial, workload, ranks, trial_dir
         self.autocast = trial.options.autocast == "bf16"
         self.clock, self.totals, self.progress = Clock(ranks.device), Totals(), Progress()
         self.leaving, self.leaves = leaving or Leaving(), False
         self.sums = EpochSums()
-        self.saved_at = 0
+        self.keeping = keeping or Keeping()
+        self.interval = Interval(self.keeping, ranks, trial.id)
+        self.saves, self.saved_at = False, 0
         self.stop = ""  # why training stops before max_epochs; kept in checkpoints, so that it is not resumed
         self.model: nn.Module = workload.build_model().to(ranks.device)
         self.initial_digest = parameters_digest(self.model)
@@ -133,11 +158,14 @@ class Training:
 
     def begin(self, began: float) -> None:
         """Go on from a checkpoint if there is one; make the discarded passes; write the start record."""
-        state = self.ranks.from_first(lambda: checkpoint.load_newest(self.trial_dir))
-        if state is not None:
-            self._restore(state)
+        most_epochs = self._num_recorded_epochs()
+        found = self.ranks.from_first(lambda: checkpoint.newest(self.trial_dir, most_epochs=most_epochs))
+        if found is not None:
+            restore(self, found)
         if self.records.has_records:
-            self.records.append(Resumed(rank=self.ranks.rank, num_updates=self.progress.num_updates))
+            passed_over = found.passed_over if found is not None else ()
+            num_updates = self.progress.num_updates
+            self.records.append(Resumed(rank=self.ranks.rank, num_updates=num_updates, passed_over=passed_over))
         self._discarded_passes()
         self.records.append(
             start_record(
@@ -150,6 +178,12 @@ class Training:
             )
         )
         self.ranks.barrier()  # rank 0 may have looked through the validation labels: not on the others' clocks
+
+    def _num_recorded_epochs(self) -> int:
+        """Of how many epochs every rank still has its records: what a checkpoint vouches for may be lost since."""
+        records = read_records(rank_file(self.trial_dir, self.ranks.rank))
+        own = sum(isinstance(record, Epoch) for record in records)
+        return -int(self.ranks.maximum(torch.tensor(-own, device=self.ranks.device)))
 
     def run(self) -> tuple[Status, str, dict[str, float]] | None:
         """Run epochs until the budget is used up, the loss diverges, or the ranks leave.
@@ -165,9 +199,7 @@ class Training:
         if self._is_finished:
             self._checkpoint()
             return "completed", self.stop or "reached max_epochs", self._score("test").means
-        self.clock.drain(self.ranks, self.totals)
         self._checkpoint()
-        self.ranks.barrier()  # rank 0 may still be reading what the others sent it
         return None
 
     @property
@@ -227,10 +259,19 @@ class Training:
             if ended or self._evaluation_is_due(update.num_global):
                 self._evaluate(sums, epoch_end=ended)
             if self.leaving.asked:
-                self.leaves = self.leaving.is_due(self.progress.num_updates, self.ranks)
+                self.leaves = self.leaving.is_due(self.progress.num_updates, self._next_meeting, self.ranks)
+            self.saves |= self.interval.is_due(self.progress.num_updates, self._next_meeting)
+            if self.saves and not ended:
+                self._checkpoint()
         updates.close()
         if sums.num_samples == total:
             self._end_epoch(order, epoch)
+
+    @property
+    def _next_meeting(self) -> int:
+        """The first of the updates to come that no rank ends before all have come to it: they meet after epochs."""
+        num_updates, an_epoch = self.progress.num_updates, _updates_an_epoch(self.trial, self.workload)
+        return min(self.strategy.next_meeting(num_updates), (num_updates // an_epoch + 1) * an_epoch)
 
     def _updates(self, order: NDArray[np.int64], epoch: int, *, first: int = 0) -> Iterator[Update]:
         """Gather this rank's part of each update of an epoch; runs in the prefetching thread.
@@ -321,14 +362,14 @@ class Training:
             group["lr"] = lr * factor
 
     @property
-    def _trains_elsewhere(self) -> bool:
+    def trains_elsewhere(self) -> bool:
         """Whether a rank trains other parameters than those that are evaluated and kept."""
         return not self.strategy.keeps_replicas or hasattr(self.optimizer, "eval")
 
     @contextmanager
-    def _evaluated(self) -> Iterator[None]:
+    def evaluated(self) -> Iterator[None]:
         """The model has the parameters that are evaluated; afterwards those that are trained, bit for bit."""
-        if not self._trains_elsewhere:
+        if not self.trains_elsewhere:
             yield
             return
         trained = [parameter.detach().clone() for parameter in self.model.parameters()]
@@ -371,7 +412,13 @@ class Training:
         quantiles = self.clock.drain(self.ranks, self.totals)
         scores = self._score("validation")
         validation = scores.means
-        train = sums.metrics.means(sums.num_samples, self.ranks)
+        saves = epoch_end and self.ranks.rank == 0 and self.interval.wants_epoch(self.totals.train_time_s)
+        is_spoilt = not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
+        totals = sums.metrics.totals(self.ranks, {_SAVES: float(saves), _SPOILT: float(is_spoilt)})
+        self.saves |= totals.pop(_SAVES) > 0
+        if num_spoilt := totals.pop(_SPOILT):  # a network that saturates has a finite loss all the same
+            validation = dict.fromkeys(validation, math.nan)
+        train = {name: value / sums.num_samples for name, value in totals.items()}
         if self.ranks.rank == 0:
             self.records.append(
                 Evaluation(
@@ -387,8 +434,11 @@ class Training:
                     num_validation=scores.num_examples,
                 )
             )
-        if not math.isfinite(validation["loss"]) or not math.isfinite(train["loss"]):
-            raise DivergedError(f"the validation loss is {validation['loss']} after epoch {self.progress.epoch}")
+        if num_spoilt:
+            raise DivergedError(f"a parameter is nan or infinite after epoch {self.progress.epoch}")
+        for name, loss in (("validation", validation["loss"]), ("training", train["loss"])):
+            if not math.isfinite(loss):
+                raise DivergedError(f"the {name} loss is {loss} after epoch {self.progress.epoch}")
         if self.trial.max_train_time_s != "unlimited" and self.totals.train_time_s >= self.trial.max_train_time_s:
             self.stop = "reached max_train_time_s"
         elif self.trial.stop_at_target and self.trial.target.reached(validation[self.trial.target_metric]):
@@ -396,13 +446,13 @@ class Training:
 
     def _score(self, split: Split) -> Scores:
         began = time.perf_counter()
-        with self._evaluated():
+        with self.evaluated():
             scores = evaluate(self.model, self.workload, split, ranks=self.ranks, autocast=self.autocast)
         self.progress.evaluation_time_s += time.perf_counter() - began
         return scores
 
     def _end_epoch(self, order: NDArray[np.int64], epoch: int) -> None:
-        """Write this rank's account of an epoch, and a checkpoint."""
+        """Write this rank's account of an epoch, and a checkpoint if one is due."""
         parts = [
             order[cut][rank_part(cut.stop - cut.start, rank=self.ranks.rank, world_size=self.ranks.world_size)]
             for cut in update_slices(len(order), self.trial.global_batch_size)
@@ -426,75 +476,34 @@ class Training:
             )
         )
         self.sums = EpochSums()
-        self._checkpoint()
+        if self.saves:
+            self._checkpoint()
 
     def _digest(self) -> str:
         """Of the parameters that are evaluated; every rank calls this."""
-        with self._evaluated():
+        with self.evaluated():
             return parameters_digest(self.model)
 
     def _checkpoint(self) -> None:
         """Save where training is, unless that was done; what it vouches for, every rank has recorded."""
         if self.saved_at == self.progress.num_updates:
             return
+        self.clock.drain(self.ranks, self.totals, goes_on=True)
         began = time.perf_counter()
-        own_states, optimizer = self.ranks.gather(self._own_state()), self._optimizer_state()
-        with self._evaluated():
+        own_states, state = self.ranks.gather(own_state(self)), common_state(self)
+        with self.evaluated():
             if own_states is not None:
-                state = self._state() | {"optimizer": optimizer, "ranks": own_states}
-                checkpoint.save(self.trial_dir, state, num_updates=self.progress.num_updates)
-        self.saved_at = self.progress.num_updates
-        self.progress.checkpoint_time_s += time.perf_counter() - began
+                state |= {"model": self.model.state_dict(), "ranks": own_states}
+                kept = self.keeping.kept
+                checkpoint.save(self.trial_dir, state, num_updates=self.progress.num_updates, kept=kept)
+        self.ranks.barrier()  # the others would wait for rank 0 on the clock
+        self.mark_saved(cost_s=time.perf_counter() - began)
 
-    def _state(self) -> dict[str, Any]:
-        """What is the same on every rank."""
-        return {
-            "trial": self.trial.id,
-            "model": self.model.state_dict(),
-            "progress": vars(self.progress),
-            "stop": self.stop,
-        }
-
-    def _optimizer_state(self) -> dict[str, Any]:
-        """That of all ranks, where each holds its own part of it; every rank calls this."""
-        gather = getattr(self.optimizer, "gather_state_dict", self.optimizer.state_dict)
-        state: dict[str, Any] = gather()
-        return state
-
-    def _own_state(self) -> dict[str, Any]:
-        """What each rank has of its own; its parameters and optimizer too where they are not everybody's."""
-        own: dict[str, Any] = {"strategy": self.strategy.state_dict()}
-        if self._trains_elsewhere:
-            own["parameters"] = [parameter.detach().cpu().clone() for parameter in self.model.parameters()]
-        if not self.strategy.keeps_replicas:
-            own["optimizer"] = self.optimizer.state_dict()
-        return own | {
-            "totals": self.totals.state_dict(),
-            "traffic": vars(self.ranks.traffic),
-            "buffers": {name: buffer.cpu() for name, buffer in self.model.named_buffers()},
-            "generators": generators(self.ranks.device),
-            "sums": self.sums.state_dict(),
-        }
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        own = state["ranks"][self.ranks.rank] if "ranks" in state else state  # of schema 1: rank 0's, after an epoch
-        self.model.load_state_dict(state["model"])
-        with torch.no_grad():
-            for parameter, kept in zip(self.model.parameters(), own.get("parameters", ()), strict=False):
-                parameter.copy_(kept)
-        self.optimizer.load_state_dict(state["optimizer"] if self.strategy.keeps_replicas else own["optimizer"])
-        self.strategy.load_state_dict(own.get("strategy", {}))
-        self.progress = Progress(**state["progress"])
-        self.stop = state["stop"]
-        self.saved_at = self.progress.num_updates
-        self.totals = Totals.from_state_dict(own["totals"])
-        vars(self.ranks.traffic).update(own["traffic"])
-        if "ranks" not in state:
-            return
-        for name, buffer in self.model.named_buffers():
-            buffer.copy_(own["buffers"][name])
-        set_generators(own["generators"], self.ranks.device)
-        self.sums = EpochSums.from_state_dict(own["sums"], self.ranks.device)
+    def mark_saved(self, *, cost_s: float | None = None) -> None:
+        """There is a checkpoint of where training is; ``cost_s`` was the time it took, if it was written just now."""
+        self.saves, self.saved_at = False, self.progress.num_updates
+        self.progress.checkpoint_time_s += cost_s or 0.0
+        self.interval.written(num_updates=self.saved_at, train_time_s=self.totals.train_time_s, cost_s=cost_s)
 
     def _discarded_passes(self) -> None:
         """Two forward and backward passes through the strategy whose results are thrown away.
@@ -519,9 +528,13 @@ class Training:
         self.clock.discard()
 
 
+def _updates_an_epoch(trial: Trial, workload: Workload) -> int:
+    return -(-workload.num_examples["train"] // trial.global_batch_size)
+
+
 def _most_updates(trial: Trial, workload: Workload) -> int:
     """Of all epochs of a trial."""
-    return trial.max_epochs * -(-workload.num_examples["train"] // trial.global_batch_size)
+    return trial.max_epochs * _updates_an_epoch(trial, workload)
 
 
 def _refuse_too_few_updates(trial: Trial, workload: Workload) -> None:

@@ -2,7 +2,8 @@
 
 A trial of H hosts with R ranks each uses the first R ranks of the first H hosts; the others sleep on the store until it
 is over. Before each trial rank 0 says whether it is run, or all leave. An error ends the process with a word why;
-elastic starts all ranks anew, on all hosts, the trial is recorded as failed, and the job goes on with the next.
+elastic starts all ranks anew, on all hosts. The failure is recorded, and the trial goes on from its newest checkpoint;
+if it has failed too often, it is over, and the job goes on with the next.
 """
 
 from __future__ import annotations
@@ -34,12 +35,24 @@ from paceline.job import (
     read_trial,
     stopping,
 )
-from paceline.records import Checks, Exit, Finding, Status, write_json
+from paceline.records import (
+    Checks,
+    Exit,
+    Failure,
+    Failures,
+    Finding,
+    Status,
+    failures_of,
+    failures_path,
+    sweep,
+    write_json,
+)
 from paceline.strategies.ranks import Ranks
 from paceline.study_tables import WorkloadEntry
 from paceline.train import check, failure, network
 from paceline.train.group import Groups, choose_device, connect, holds_store, initialize
 from paceline.train.heartbeat import Heartbeat
+from paceline.train.interval import Keeping
 from paceline.train.leave import TRIAL_TIMEOUT, Leaving
 from paceline.train.loop import run_trial
 from paceline.trial import Trial
@@ -53,7 +66,13 @@ def main() -> None:
     torch.set_num_threads(job.threads_per_rank)
     device = choose_device(job.device)
     store, heartbeat, leaving = _join(job, device)
-    _run_job(job, device, store, heartbeat, leaving)
+    try:
+        _run_job(job, device, store, heartbeat, leaving)
+    except Exception as error:  # also of a rank that was idle, and lost the store
+        if _may_speak(heartbeat.folder):
+            with suppress(OSError):
+                failure.leave_word(heartbeat.folder, dist.get_rank(), error)
+        raise
     leaving.leave()
 
 
@@ -73,14 +92,31 @@ def _join(job: Job, device: torch.device) -> tuple[Store, Heartbeat, Leaving]:
     """Connect to the other ranks, numbered by their places: elastic numbers hosts by how their addresses are spelt."""
     rank = int(os.environ[NODE_VARIABLE]) * job.ranks_per_host + int(os.environ["LOCAL_RANK"])
     heartbeat = Heartbeat(rank=rank, world_size=job.num_ranks, timeout_s=job.heartbeat_timeout_s, folder=job.logs)
-    store = connect(timeout_s=2 * job.heartbeat_timeout_s)  # the heartbeat gives up before, and says why
+    store = connect(timeout_s=2 * heartbeat.join_timeout_s)  # the heartbeat gives up before, and says why
     heartbeat.beat(store.clone(), holds_store=holds_store())  # type: ignore[attr-defined] # the stub lacks it
     store.set_timeout(timedelta(seconds=job.collective_timeout_s))
     initialize(device, timeout_s=job.collective_timeout_s, store=store, rank=rank)
     heartbeat.joined()
     leaving = Leaving()
-    leaving.listen(job.leave_path, store, rank=rank, world_size=job.num_ranks, holds_store=holds_store())
+    leaving.listen(
+        job.leave_path,
+        store,
+        rank=rank,
+        world_size=job.num_ranks,
+        holds_store=holds_store(),
+        say_farewell=lambda: _say_farewell(heartbeat.folder, rank),
+    )
     return store, heartbeat, leaving
+
+
+def _say_farewell(folder: Path, rank: int) -> None:
+    if _may_speak(folder):
+        failure.say_farewell(folder, rank)
+
+
+def _may_speak(folder: Path) -> bool:
+    """Whether this rank may still leave a word there: what is over is touched no more, and the first word counts."""
+    return not (folder / "exit.json").exists() and not failure.has_word(folder, dist.get_rank())
 
 
 def _run_job(job: Job, device: torch.device, store: Store, heartbeat: Heartbeat, leaving: Leaving) -> None:
@@ -93,14 +129,16 @@ def _run_job(job: Job, device: torch.device, store: Store, heartbeat: Heartbeat,
         network.measure(job, groups, dist.get_rank())
     if job.checks is not None and not _may_begin(job, job.checks, checked, groups, store):
         return
+    keeping = Keeping(every=job.checkpoint_every, kept=job.checkpoints_kept, store=store)
     number = 0
     while leaving.goes_on(number, len(trials)):
         trial = trials[number]
         heartbeat.folder = job.folder / trial.id
+        failure.forget(heartbeat.folder, dist.get_rank())  # of an idle rank, too
         if groups.has_part(trial.scale):
             if dist.get_rank() == 0:
                 job.mark_running(trial.id)
-            run_and_record(trial, job.data_dir, groups.ranks(trial.scale), heartbeat.folder, leaving)
+            run_and_record(trial, job.data_dir, groups.ranks(trial.scale), heartbeat.folder, leaving, keeping)
         number += 1
 
 
@@ -117,15 +155,25 @@ def _record_crash(job: Job, store: Store) -> None:
     store.set(f"word-{rank}", json.dumps(word))
     if rank == 0:
         ranks = list(range(job.num_ranks))
+        words = [json.loads(store.get(f"word-{number}")) for number in ranks]
         if folder != logs:
             ranks = members(read_trial(folder).scale, ranks_per_host=job.ranks_per_host)
-        cause = failure.merged_cause([json.loads(store.get(f"word-{number}")) for number in ranks], ranks)
+        cause = failure.merged_cause(words, ranks)
         if crashed in job.open_trials():
-            write_exit(folder, Exit(status="failed", cause=cause))
+            _record_failure(folder, cause, retries=job.retries if failure.is_curable(words) else 0)
         elif job.checks is not None and not checks_path(job.folder).exists():
             _write_checks(job, job.checks, (Finding(check=crashed, status="fail", evidence=cause),))
+        job.running_path.unlink(missing_ok=True)  # what dies before it runs again is not its fault
     for place in (*(job.folder / name for name in job.trials), logs):
         failure.forget(place, rank)
+
+
+def _record_failure(trial_dir: Path, cause: str, *, retries: int) -> None:
+    """Count an attempt at a trial that failed; the trial is over if it was the last one."""
+    failures = (*failures_of(trial_dir), Failure(cause=cause))
+    write_json(failures_path(trial_dir), Failures(failures=failures).model_dump(mode="json"))
+    if len(failures) > retries:
+        write_exit(trial_dir, Exit(status="failed", cause=cause, num_attempts=len(failures)))
 
 
 def _open_trials(job: Job, store: Store) -> list[str]:
@@ -175,26 +223,39 @@ def _write_checks(job: Job, wanted: ChecksWanted, found: tuple[Finding, ...]) ->
 
 
 def run_and_record(
-    trial: Trial, data_dir: str | Path | None, ranks: Ranks, trial_dir: Path, leaving: Leaving | None = None
+    trial: Trial,
+    data_dir: str | Path | None,
+    ranks: Ranks,
+    trial_dir: Path,
+    leaving: Leaving | None = None,
+    keeping: Keeping | None = None,
 ) -> Status | None:
     """Run one trial; rank 0 records how it ended, a rank that fails leaves word why and raises.
 
     Returns: None if the ranks were asked to leave it, open.
     """
     failure.forget(trial_dir, dist.get_rank())  # of ranks that were ended together, some may have blamed the others
+    if ranks.rank == 0:
+        sweep(trial_dir)
     try:
         workload = open_workload(trial.workload_entry, data_dir)
         if workload.data_digest != trial.data_digest:
             raise DataError(f"the data set {trial.dataset} has changed since the trial was planned; run it anew")
-        end = run_trial(trial, workload, ranks, trial_dir, leaving)
-    except Exception as error:
+        end = run_trial(trial, workload, ranks, trial_dir, leaving, keeping)
+        if end is not None:
+            ranks.barrier()  # a trial is over when all of its ranks have recorded their end
+    except (Exception, SystemExit) as error:
         with suppress(OSError):  # a full disk must not hide the error
             failure.leave_word(trial_dir, dist.get_rank(), error)
+        if isinstance(error, SystemExit):  # elastic would take the work of a rank that leaves with 0 for done
+            raise RuntimeError("a contestant called sys.exit") from error
         raise
     if end is None:
         return None
     if dist.get_rank() == 0:
-        write_exit(trial_dir, Exit(status=end.status, cause=end.reason if end.status == "diverged" else ""))
+        cause = end.reason if end.status == "diverged" else ""
+        num_attempts = len(failures_of(trial_dir)) + 1
+        write_exit(trial_dir, Exit(status=end.status, cause=cause, num_attempts=num_attempts))
     return end.status
 
 
