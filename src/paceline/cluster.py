@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,9 +20,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from paceline.cards import Frozen, Name
-from paceline.errors import UsageError
+from paceline.errors import DataError, UsageError
+from paceline.records import read_versioned, write_versioned
 from paceline.study import explain
 from paceline.study_tables import known
+from paceline.textfiles import text_file, toml
 
 _HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_\[][A-Za-z0-9_.:\]%-]*")
 
@@ -42,7 +43,18 @@ def _safe(name: str) -> str:
 HostName = Annotated[str, AfterValidator(_safe)]
 
 
+def _printable(path: str) -> str:
+    """A path that a command can be given, and a person shown."""
+    if not path or not path.isprintable():
+        raise PydanticCustomError("path", "a path has at least one character, and none that cannot be printed")
+    return path
+
+
+Place = Annotated[str, AfterValidator(_printable)]
+
+
 def _absolute(path: str) -> str:
+    _printable(path)
     if path != "auto" and not path.startswith("/"):
         raise PydanticCustomError(
             "relative", "an interpreter is an absolute path: by its name alone, hosts find another one without a login"
@@ -107,14 +119,17 @@ class Cluster(Frozen):
     num_groups: PositiveInt = Field(
         1, description="how many groups of hosts, or Slurm jobs, share a study's seeds, where hosts name no group"
     )
-    ssh_config: str | None = Field(None, description="an ssh_config file; the user's own if left out")
+    ssh_config: Place | None = Field(None, description="an ssh_config file; the user's own if left out")
     python: Interpreter = Field(
         "auto", description="the interpreter on the hosts, an absolute path; 'auto': the path of the one here"
     )
-    wheelhouse: str | None = Field(None, description="a folder of wheels to make an environment from on the hosts")
-    folder: str = Field("~/.paceline", description="where runs and shipped code are kept on the hosts")
-    data_dir: str | None = Field(None, description="where the data is on the hosts; sent once if left out")
+    wheelhouse: Place | None = Field(None, description="a folder of wheels to make an environment from on the hosts")
+    folder: Place = Field("~/.paceline", description="where runs and shipped code are kept on the hosts")
+    data_dir: Place | None = Field(None, description="where the data is on the hosts; sent once if left out")
     heartbeat_timeout_s: PositiveFloat = Field(60.0, description="a rank silent for longer ends its trial")
+    collective_timeout_s: PositiveFloat = Field(
+        600.0, description="a rank that keeps others waiting for longer, as one that hangs, ends its trial"
+    )
     partition: str | None = Field(None, description="of Slurm")
     time_limit_s: float | None = Field(
         None, ge=60, description="of a Slurm job, which is put back in the queue before it"
@@ -178,9 +193,10 @@ def cluster_of(study: Path, given: Path | None) -> Cluster:
 
     Raises: as ``load_cluster``.
     """
-    has_table = given is None and "cluster" in tomllib.loads(study.read_text(encoding="utf-8"))
-    place = study if has_table else given
-    return THIS_HOST if place is None else load_cluster(place)
+    if given is not None:
+        return load_cluster(given)
+    settings = _read(study, toml)
+    return _cluster_of(settings, study) if "cluster" in settings else THIS_HOST
 
 
 def load_cluster(path: Path) -> Cluster:
@@ -189,13 +205,11 @@ def load_cluster(path: Path) -> Cluster:
     Paths in it are relative to it.
     Raises: UsageError that lists every mistake with its path.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        settings = tomllib.loads(text).get("cluster") if path.suffix == ".toml" else {"hosts": _hosts_of(text)}
-    except OSError as error:
-        raise UsageError(f"cluster file {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"cluster file {path} is not TOML: {error}") from error
+    return _cluster_of(_read(path, toml if path.suffix == ".toml" else _hosts_of), path)
+
+
+def _cluster_of(tables: dict[str, Any], path: Path) -> Cluster:
+    settings = tables.get("cluster")
     if not isinstance(settings, Mapping):
         raise UsageError(f"cluster file {path} has no [cluster] table")
     try:
@@ -204,13 +218,47 @@ def load_cluster(path: Path) -> Cluster:
         raise UsageError(f"{path}: {explain(error, {'cluster': settings})}") from error
     return cluster.model_copy(
         update={
-            key: str((path.parent / Path(value).expanduser()).absolute())
+            key: str((path.parent / _expanded(value, path)).absolute())
             for key in ("ssh_config", "wheelhouse")
             if (value := getattr(cluster, key)) is not None
         }
     )
 
 
-def _hosts_of(text: str) -> list[str]:
+def _expanded(value: str, path: Path) -> Path:
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{path}: {value}: there is no such user here; give a path") from error
+
+
+def _read(path: Path, understood: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return understood(text_file(path))
+    except OSError as error:
+        raise UsageError(f"cluster file {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"cluster file {path} is not TOML: {error}") from error
+
+
+def _hosts_of(text: str) -> dict[str, Any]:
+    """A list of hosts, one a line, as the table that it stands for."""
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
-    return [line for line in lines if line]
+    return {"cluster": {"hosts": [line for line in lines if line]}}
+
+
+def write_cluster(run_dir: Path, cluster: Cluster) -> None:
+    """Remember on which hosts a study runs, for whoever is to watch or stop it from another process."""
+    write_versioned(run_dir / "cluster.json", cluster.model_dump(mode="json"))
+
+
+def read_cluster(run_dir: Path) -> Cluster:
+    """The hosts on which a study ran last; this machine where none are remembered.
+
+    Raises: DataError if the file is damaged.
+    """
+    path = run_dir / "cluster.json"
+    try:
+        return Cluster.model_validate(read_versioned(path)) if path.exists() else THIS_HOST
+    except ValidationError as error:
+        raise DataError(f"{path} holds no cluster: {error.errors()[0]['msg']}") from error

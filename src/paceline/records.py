@@ -11,13 +11,14 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from paceline.errors import DataError
+from paceline.textfiles import json_file
 
 SCHEMA_VERSION = 1
 OLDEST_VERSION = 1  # that this paceline still reads
@@ -26,16 +27,27 @@ Status = Literal["completed", "diverged", "failed", "stopped"]
 DONE: tuple[Status, ...] = ("completed", "diverged")  # never run again; a failed trial is tried again
 
 
-def _unreadable(version: int) -> str:
-    """Why a schema version cannot be read, and what to do; empty if it can."""
+def _unreadable(version: int, path: Path | None = None) -> str:
+    """Why a schema version cannot be read, and what to do; empty if it can. ``path``: of the file, if that is known."""
     if version > SCHEMA_VERSION:
-        return f"schema version {version}, this paceline reads up to {SCHEMA_VERSION}: upgrade paceline"
+        return f"schema version {version}, this paceline reads up to {SCHEMA_VERSION}: {_upgrade(path)}"
     if version < OLDEST_VERSION:
         return (
             f"schema version {version}, this paceline reads from {OLDEST_VERSION} on: "
             "read it with the paceline that environment.json names, or run the trial again"
         )
     return ""
+
+
+def _upgrade(path: Path | None) -> str:
+    """What to do about a file of a newer paceline; names the one that wrote the run, where that is known."""
+    for folder in path.absolute().parents[:2] if path else ():
+        try:
+            writer = json_file(folder / "environment.json")["paceline"]
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+        return f"upgrade paceline to {writer} or newer"
+    return "upgrade paceline"
 
 
 def _readable(version: int) -> int:
@@ -45,7 +57,14 @@ def _readable(version: int) -> int:
 
 
 SchemaVersion = Annotated[int, AfterValidator(_readable)]
+Moment = Annotated[float, Field(ge=0, lt=253_402_300_800)]  # seconds since 1970, up to the year 9999
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 Duration = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # what no clock shows was not written by paceline
+
+
+def _now() -> float:
+    """Seconds since 1970, on the clock of this host as it is set at the moment."""
+    return time.time()
 
 
 class Record(BaseModel):
@@ -53,7 +72,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
-    time: float = Field(default_factory=time.time)
+    time: Moment = Field(default_factory=_now)
 
 
 class Start(Record):
@@ -67,21 +86,21 @@ class Start(Record):
     kind: Literal["start"] = "start"
     schema_version: SchemaVersion = SCHEMA_VERSION
     trial: str
-    rank: int
-    world_size: int
+    rank: Count
+    world_size: Count
     host: str
-    pid: int
+    pid: Count
     device: str
     backend: str
-    num_threads: int
+    num_threads: Count
     dtype: str
     torch_version: str
     python_version: str
     processor: str
-    num_cores: int
-    affinity: list[int]
-    num_parameters: int
-    num_examples: dict[str, int]
+    num_cores: Count
+    affinity: list[Count]
+    num_parameters: Count
+    num_examples: dict[str, Count]
     chance: dict[str, float] = {}
     initial_parameters_digest: str
     startup_s: float
@@ -96,10 +115,10 @@ class Epoch(Record):
     """
 
     kind: Literal["epoch"] = "epoch"
-    rank: int
-    epoch: int
-    num_updates: int
-    num_indices: int
+    rank: Count
+    epoch: Count
+    num_updates: Count
+    num_indices: Count
     indices_digest: str
     order_digest: str = ""
     parameters_digest: str
@@ -108,9 +127,9 @@ class Epoch(Record):
     compute_s: float
     communication_s: float
     optimizer_s: float
-    bytes_sent: int
-    num_collectives: int
-    peak_memory_bytes: int
+    bytes_sent: Count
+    num_collectives: Count
+    peak_memory_bytes: Count
 
 
 class Evaluation(Record):
@@ -123,11 +142,11 @@ class Evaluation(Record):
     """
 
     kind: Literal["evaluation"] = "evaluation"
-    epoch: int
+    epoch: Count
     epoch_end: bool
-    num_updates: int
-    num_samples: int
-    num_gradient_evaluations: int
+    num_updates: Count
+    num_samples: Count
+    num_gradient_evaluations: Count
     train_time_s: Duration
     data_s: float
     compute_s: float
@@ -136,11 +155,11 @@ class Evaluation(Record):
     update_time_s: dict[str, float]
     evaluation_time_s: float
     checkpoint_time_s: float
-    bytes_sent: int
-    num_collectives: int
+    bytes_sent: Count
+    num_collectives: Count
     train: dict[str, float]
     validation: dict[str, float]
-    num_validation: int | None = None
+    num_validation: Count | None = None
 
 
 class Resumed(Record):
@@ -150,8 +169,8 @@ class Resumed(Record):
     """
 
     kind: Literal["resumed"] = "resumed"
-    rank: int
-    num_updates: int
+    rank: Count
+    num_updates: Count
     passed_over: tuple[str, ...] = ()
 
 
@@ -159,17 +178,17 @@ class End(Record):
     """A rank ends a trial; ``test`` is scored by rank 0, once, at the end."""
 
     kind: Literal["end"] = "end"
-    rank: int
+    rank: Count
     status: Status
     reason: str
-    num_updates: int
-    num_samples: int
-    num_gradient_evaluations: int
+    num_updates: Count
+    num_samples: Count
+    num_gradient_evaluations: Count
     train_time_s: Duration
     wall_time_s: float
-    bytes_sent: int
-    num_collectives: int
-    peak_memory_bytes: int
+    bytes_sent: Count
+    num_collectives: Count
+    peak_memory_bytes: Count
     parameters_digest: str
     test: dict[str, float]
 
@@ -179,14 +198,36 @@ _ADAPTER: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discri
 
 
 class Exit(BaseModel):
-    """How a trial or a job ended; ``exit.json``. ``cause`` says who failed first and why, empty if nobody did."""
+    """How a trial ended; ``exit.json``. ``cause`` says who failed first and why, empty if nobody did.
+
+    ``num_attempts``: how often it was tried; one that was only interrupted went on, and was not tried again.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: SchemaVersion = SCHEMA_VERSION
     status: Status
     cause: str = ""
-    time: float = Field(default_factory=time.time)
+    num_attempts: Annotated[int, Field(ge=1)] = 1
+    time: Moment = Field(default_factory=_now)
+
+
+class Failure(BaseModel):
+    """Why one attempt at a trial failed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cause: str
+    time: Moment = Field(default_factory=_now)
+
+
+class Failures(BaseModel):
+    """``failures.json``: the attempts at a trial that failed, in order; there from the first until it is run anew."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    failures: tuple[Failure, ...]
 
 
 class Finding(BaseModel):
@@ -230,7 +271,7 @@ class Network(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: SchemaVersion = SCHEMA_VERSION
-    time: float = Field(default_factory=time.time)
+    time: Moment = Field(default_factory=_now)
     num_hosts: int
     backend: str
     all_reduce: Annotated[tuple[AllReduce, ...], Field(min_length=1)]
@@ -296,20 +337,27 @@ def each_record(path: Path) -> Iterator[AnyRecord]:
 
     Raises: DataError naming file and line if a line is no record, or of a schema version that cannot be read.
     """
-    whole, _, _torn = path.read_bytes().rpartition(b"\n")
+    try:
+        whole, _, _torn = path.read_bytes().rpartition(b"\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
     validate = _ADAPTER.validator.validate_json  # a tenth faster than the adapter's own, over millions of lines
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
             record: AnyRecord = validate(line)
         except ValidationError as error:
-            where = f"{path}, line {number}"
-            version = re.search(rb'"schema_version":\s*(-?\d+)', line)
-            if version and (trouble := _unreadable(int(version[1]))):
-                raise DataError(f"{where} has {trouble}") from error
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"][1:]))  # after the kind of record
-            raise DataError(f"{where} is no record of paceline: {field}{': ' * bool(field)}{first['msg']}") from error
+            raise _no_record(error, line, path, f"{path}, line {number}") from error
         yield record
+
+
+def _no_record(error: ValidationError, line: bytes, path: Path, where: str) -> DataError:
+    version = re.search(rb'"schema_version":\s*(-?\d{1,9})', line)
+    if version and (trouble := _unreadable(int(version[1]), path)):
+        return DataError(f"{where} has {trouble}")
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"][1:]))[:200]  # after the kind of record
+    advice = "restore the file from a backup, or remove its folder to run the trial anew"
+    return DataError(f"{where} is no record of paceline: {field}{': ' * bool(field)}{first['msg']}; {advice}")
 
 
 def _updates(record: AnyRecord) -> float:
@@ -347,9 +395,33 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
     Raises: DataError if it is missing or no JSON.
     """
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        return json_file(path)
+    except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+    except ValueError as error:
+        advice = "restore it from a backup, or remove it: the same run writes it anew"
+        raise DataError(f"{path} cannot be read: {error}; {advice}") from error
+
+
+def write_versioned(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically, with the schema version."""
+    write_json(path, {"schema_version": SCHEMA_VERSION} | dict(fields))
+
+
+def read_versioned(path: Path) -> dict[str, Any]:
+    """The fields of a JSON object without its schema version; one that has none is as old as can be.
+
+    Raises: DataError naming the file if it is missing, no JSON object, or of a schema version that cannot be read.
+    """
+    fields = read_json(path)
+    if not isinstance(fields, dict):
+        raise DataError(f"{path} holds no JSON object; remove it, or restore it from a backup")
+    version = fields.pop("schema_version", OLDEST_VERSION)
+    if not isinstance(version, int):
+        raise DataError(f"{path} has no whole number as its schema version: {version!r}; restore it from a backup")
+    if trouble := _unreadable(version, path):
+        raise DataError(f"{path} has {trouble}")
+    return fields
 
 
 def trial_dirs(run_dir: Path) -> Iterator[Path]:
@@ -364,24 +436,57 @@ def exit_of(folder: Path) -> Exit | None:
     """
     path = folder / "exit.json"
     try:
-        return Exit.model_validate(read_json(path)) if path.exists() else None
+        return Exit.model_validate(read_versioned(path)) if path.exists() else None
     except ValidationError as error:
         raise DataError(f"{path} does not say how a trial ended: {error.errors()[0]['msg']}") from error
 
 
-class RecordFollower:
-    """Reads a growing file of records, from its end at the time this is made."""
+def failures_path(trial_dir: Path) -> Path:
+    """Where failed attempts at a trial are kept."""
+    return trial_dir / "failures.json"
 
-    def __init__(self, path: Path) -> None:
+
+def failures_of(trial_dir: Path) -> tuple[Failure, ...]:
+    """The attempts at a trial that failed.
+
+    Raises: DataError if the file is damaged.
+    """
+    path = failures_path(trial_dir)
+    try:
+        return Failures.model_validate(read_versioned(path)).failures if path.exists() else ()
+    except ValidationError as error:
+        raise DataError(f"{path} tells of no failed attempts: {error.errors()[0]['msg']}; remove it") from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that were killed left aside, in a folder and below, where nobody writes any more."""
+    for path in folder.rglob(".*"):
+        if re.fullmatch(r"\..+\.\d+", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+class RecordFollower:
+    """Reads a growing file of records, from its end at the time this is made, or from its beginning."""
+
+    def __init__(self, path: Path, *, from_beginning: bool = False) -> None:
         self._path = path
-        self._offset = path.stat().st_size if path.exists() else 0
+        self._offset = path.stat().st_size if path.exists() and not from_beginning else 0
 
     def new_records(self) -> list[AnyRecord]:
-        """The whole records written since the last call."""
+        """The whole records written since the last call.
+
+        Raises: DataError as ``each_record``.
+        """
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
             file.seek(self._offset)
             whole, newline, _torn = file.read().rpartition(b"\n")
         self._offset += len(whole) + len(newline)
-        return [_ADAPTER.validate_json(line) for line in whole.splitlines()]
+        return [self._record(line) for line in whole.splitlines()]
+
+    def _record(self, line: bytes) -> AnyRecord:
+        try:
+            return _ADAPTER.validate_json(line)
+        except ValidationError as error:
+            raise _no_record(error, line, self._path, f"a line of {self._path}") from error

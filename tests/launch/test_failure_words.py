@@ -6,7 +6,7 @@ import platform
 
 import pytest
 
-from paceline.errors import DataError
+from paceline.errors import DataError, PacelineError, UsageError
 
 pytest.importorskip("torch")
 from paceline.train import failure
@@ -59,3 +59,34 @@ def test_words_of_an_earlier_attempt_are_forgotten(tmp_path):
     failure.leave_word(tmp_path, 0, ValueError("old"))
     failure.forget(tmp_path, 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_idle_rank_that_was_killed_is_the_cause_where_the_others_were_asked_to_end(tmp_path):
+    """The trial had rank 0 only; rank 1 slept."""
+    failure.say_farewell(tmp_path, 0)
+    words = [failure.last_word(tmp_path, rank, rank, tmp_path / "logs") for rank in range(2)]
+    assert failure.merged_cause(words, [0]).startswith(f"rank 1 (idle) on {platform.node()} died without a word")
+
+
+def test_an_idle_rank_that_lost_the_store_blames_who_held_it(tmp_path):
+    failure.leave_word(tmp_path, 1, RuntimeError("Failed to recv, got 0 bytes. Connection was likely closed. Did the"))
+    words = [failure.last_word(tmp_path, rank, rank, tmp_path / "logs") for rank in range(2)]
+    assert failure.merged_cause(words, [0]).startswith(f"rank 0 on {platform.node()} died without a word")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_curable"),
+    [(UsageError("lr"), False), (DataError("gone bad"), False), (RuntimeError("?"), True), (PacelineError("?"), True)],
+)
+def test_settings_and_data_are_not_cured_by_trying_again(tmp_path, error, is_curable):
+    failure.leave_word(tmp_path, 1, error)
+    failure.leave_word(tmp_path, 0, CLOSED)
+    words = [failure.last_word(tmp_path, rank, rank, tmp_path / "logs") for rank in range(2)]
+    assert failure.is_curable(words) is is_curable
+
+
+def test_a_rank_that_was_asked_to_end_before_the_others_lost_it_is_the_cause_and_nobody_waited(tmp_path):
+    """Somebody ended rank 1 by hand."""
+    failure.say_farewell(tmp_path, 1)
+    failure.leave_word(tmp_path, 0, CLOSED)
+    assert cause_of(tmp_path, 2).startswith(f"rank 1 on {platform.node()}: was asked to end (SIGTERM)\n")

@@ -40,7 +40,7 @@ class Faults:
         self.run_dir = folder / "runs" / "faults"
         cured = folder / "cured"
         study = write_study(folder, name="faults", optimizers=OPTIMIZERS.format(cured=cured))
-        self.first = self.command("run", study, "--no-check")
+        self.first = self.command("run", study, "--no-check", "--set", "retries=0")
         self.left_alive = self.command.end_all()
         self.exits = self._exits()
         self.pids = self._pids()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -41,6 +42,7 @@ class Interrupted:
         self.study = write_study(
             folder, name="stopped", optimizers=OPTIMIZERS, max_epochs=NUM_EPOCHS, toy="train_sleep_s = 0.04"
         )
+        self.study.write_text('checkpoint_every = "epoch"\n' + self.study.read_text())
         process = self.command.start("run", self.study, "--no-check")
         self.wait_for((self.run_dir / ".holder").exists, process)
         rival = self.command.start(
@@ -99,7 +101,7 @@ def test_kill_9_of_the_command_leaves_no_rank_alive(interrupted):
 def test_a_study_that_is_being_run_is_refused_and_its_holder_named(interrupted):
     assert interrupted.rival.returncode == 2
     assert "stopped is being run by process " in interrupted.rival.stderr
-    assert f"on {os.uname().nodename}; wait for it, or stop it" in interrupted.rival.stderr
+    assert re.search(rf" on {os.uname().nodename} since \d{{4}}-.*; wait for it, or stop it", interrupted.rival.stderr)
     assert "Traceback" not in interrupted.rival.stderr
 
 

@@ -220,6 +220,31 @@ class Bed:
             }}"""
         self._on_network(host, "nft", "-f", "-", input=rules)
 
+    def loss(self, host: str, percent: int) -> None:
+        """Drop that share of what comes to a host, at random; 0 ends that."""
+        self.spoilt.add(host)
+        rule = f"numgen random mod 100 < {percent} drop" if percent else ""
+        self._filter(host, "lossy", f'iifname "eth0" {rule}' if rule else "")
+
+    def partition(self, one: str, other: str, *, apart: bool = True) -> None:
+        """Drop, silently, all that goes from one host to the other or back; others reach both. Or end that."""
+        for host, peer in ((one, other), (other, one)):
+            self.spoilt.add(host)
+            self._filter(host, "apart", f"ip saddr {self.address(peer)} drop" if apart else "")
+
+    def _filter(self, host: str, table: str, rule: str) -> None:
+        """Replace a table of what a host lets in."""
+        rules = f"""
+            table inet {table}
+            delete table inet {table}
+            table inet {table} {{
+                chain incoming {{
+                    type filter hook input priority 0;
+                    {rule}
+                }}
+            }}"""
+        self._on_network(host, "nft", "-f", "-", input=rules)
+
     def bandwidth(self, host: str, mbit: int) -> None:
         """Limit a host's first card to ``mbit`` Mbit/s, each way."""
         self.spoilt.add(host)

@@ -17,7 +17,7 @@ from paceline.analysis.noise import AaPair, aa_pairs
 from paceline.analysis.outcome import Outcome, Status, skipped
 from paceline.analysis.seeds import Seeds, declared_pairs, seeds_of
 from paceline.analysis.tuning import Tuning, tuning_beside
-from paceline.job import ENOUGH_SEEDS, read_checks
+from paceline.job import ENOUGH_SEEDS
 
 Scope = Literal["study", "trial"]
 
@@ -83,7 +83,7 @@ def _made_before(name: str) -> Callable[[Subject], Outcome]:
     """A check that the ranks made before the first trial, and left in ``checks.json``."""
 
     def look(subject: Subject) -> Outcome:
-        checks = read_checks(subject.run.folder)
+        checks = subject.run.checks
         if checks is None:
             return skipped("not made: the run was started with --no-check, or not by `paceline run`")
         found = next((one for one in checks.findings if one.check == name), None)
@@ -150,6 +150,12 @@ CHECKS: tuple[Check, ...] = (
         question="did every trial run on as many ranks as it was to, from start to end?",
         scope="trial",
         look=_of_run(checks_of_ranks.size_kept),
+    ),
+    Check(
+        name="records whole",
+        question="did every rank of a trial that is over record all of it?",
+        scope="study",
+        look=_of_whole_trials(checks_of_ranks.whole),
     ),
     Check(
         name="identical replicas",
@@ -239,10 +245,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def audit(subject: Subject) -> list[AuditFinding]:
-    """Make every check of the table.
-
-    Raises: DataError if what the checks look at is damaged.
-    """
+    """Make every check of the table."""
     found = [(check, check.look(subject)) for check in CHECKS]
     return [
         AuditFinding(check=check.name, scope=check.scope, status=own.status, evidence=own.evidence)

@@ -13,10 +13,51 @@ from paceline.analysis.cells import PARTS
 from paceline.analysis.load import RankRecords, Run, TrialResult
 from paceline.analysis.outcome import Outcome, failed, passed, skipped
 from paceline.data.order import combine_digests, indices_digest
+from paceline.records import DONE
 from paceline.strategy_cards import strategy_card
 
 CLOCK_STEP_S = 1.0  # by how much a host's clock may be set back without being a jump
 SLACK = 1.01  # how much the parts of the training time may exceed it, being means over ranks of separate marks
+
+
+def whole(run: Run) -> Outcome:
+    """Every rank of a trial that is over recorded each epoch and its end, and rank 0 each evaluation."""
+    over = [result for result in run.results if result.status in DONE]
+    for result in over:
+        if lacks := _lacks(result):
+            return failed(
+                f"{result.folder.name} is {result.status}, but {lacks}: files of it were damaged since. Restore them "
+                "from a backup, or remove its folder and run the study again"
+            )
+    if not over:
+        return skipped("no trial is over yet")
+    return passed(f"every rank of {len(over):,} trials that are over recorded each epoch and its end")
+
+
+def _lacks(result: TrialResult) -> str:
+    """What is missing in the records of a trial that is over, in words; empty if nothing is."""
+    if result.missing_ranks:  # which the check of their shards tells
+        return ""
+    if not result.ranks:
+        return "no rank has left a record"
+    is_end = result.evaluations.column("epoch_end").astype(bool)
+    evaluated = result.evaluations.column("epoch")[is_end]
+    if np.any(evaluated != np.arange(1, len(evaluated) + 1)):
+        return "an evaluation is missing that was made after an epoch"
+    lacks = (_rank_lacks(rank, result, num_evaluated=len(evaluated)) for rank in result.ranks)
+    return next(filter(None, lacks), "")
+
+
+def _rank_lacks(rank: RankRecords, result: TrialResult, *, num_evaluated: int) -> str:
+    if rank.end is None:
+        return f"rank {rank.rank} has not recorded its end"
+    is_gapless = bool(np.all(np.diff(rank.epochs.column("epoch")) == 1))
+    if not is_gapless or (result.status == "completed" and len(rank.epochs) < num_evaluated):
+        return f"rank {rank.rank} has recorded {len(rank.epochs)} epochs of {num_evaluated}"
+    last = result.evaluations[-1].num_updates if len(result.evaluations) else 0
+    if result.status == "completed" and last != rank.end.num_updates:
+        return f"the last evaluation was after {last:,} of {rank.end.num_updates:,} updates"
+    return ""
 
 
 def replicas(run: Run) -> Outcome:

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from paceline.analysis.columns import Columns, Gathering
 from paceline.errors import DataError, UsageError
-from paceline.job import read_trial
+from paceline.job import read_checks, read_trial
 from paceline.records import (
+    Checks,
     End,
     Epoch,
     Evaluation,
@@ -25,7 +26,7 @@ from paceline.records import (
     each_record,
     exit_of,
     rank_file,
-    read_json,
+    read_versioned,
     trial_dirs,
 )
 from paceline.study import Study
@@ -96,9 +97,11 @@ class TrialResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run folder: its study (None where the folder holds bare trials), its environment, its trials.
+    """All that a run folder holds: its study (None where the folder holds bare trials), its environment, its trials.
 
-    ``networks`` are those measured between hosts, in the order of their groups' names.
+    ``networks`` are those measured between hosts, in the order of their groups' names. ``checks`` were made before the
+    first trial, None where none were; ``tuning`` is the run in the folder of that name, None where nothing was tuned.
+    Once it ``is_anonymous``, its folders are names that lead nowhere.
     """
 
     folder: Path
@@ -106,6 +109,9 @@ class Run:
     environment: dict[str, Any]
     results: tuple[TrialResult, ...]
     networks: tuple[Network, ...] = ()
+    checks: Checks | None = None
+    tuning: Run | None = None
+    is_anonymous: bool = False
 
     @property
     def name(self) -> str:
@@ -130,19 +136,23 @@ def load(run_dir: Path) -> Run:
     """
     folders = _trial_folders(run_dir)
     study = _read_study(run_dir / "study.json")
-    environment_path = run_dir / "environment.json"
-    environment = read_json(environment_path) if environment_path.exists() else {}
-    if not isinstance(environment, dict):
-        raise DataError(f"{environment_path} holds no JSON object; remove it, or restore it from a backup")
+    environment_path, tuning = run_dir / "environment.json", run_dir / "tuning"
     with _without_collector():
         results = tuple(_read_result(folder, study) for folder in folders)
-    networks = tuple(_read_network(path) for path in sorted(run_dir.glob("network*.json")))
-    return Run(folder=run_dir, study=study, environment=environment, results=results, networks=networks)
+    return Run(
+        folder=run_dir,
+        study=study,
+        environment=read_versioned(environment_path) if environment_path.exists() else {},
+        results=results,
+        networks=tuple(_read_network(path) for path in sorted(run_dir.glob("network*.json"))),
+        checks=read_checks(run_dir),
+        tuning=load(tuning) if any(trial_dirs(tuning)) else None,
+    )
 
 
 def _read_network(path: Path) -> Network:
     try:
-        return Network.model_validate(read_json(path))
+        return Network.model_validate(read_versioned(path))
     except ValidationError as error:
         raise DataError(f"{path} says nothing of a network: {_first(error)}; remove it") from error
 
@@ -182,7 +192,7 @@ def _read_study(path: Path) -> Study | None:
     if not path.exists():
         return None
     try:
-        return Study.model_validate(read_json(path))
+        return Study.model_validate(read_versioned(path))
     except ValidationError as error:
         raise DataError(
             f"{path} is not a study that this paceline can read: {_first(error)}. "

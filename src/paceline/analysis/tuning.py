@@ -15,8 +15,7 @@ from itertools import accumulate
 from statistics import fmean
 
 from paceline.analysis.censoring import restricted_mean
-from paceline.analysis.load import Run, TrialResult, load
-from paceline.records import trial_dirs
+from paceline.analysis.load import Run, TrialResult
 from paceline.trial import Place
 
 LOST = ("failed", "degraded")  # a trial's time says nothing, whatever it had reached
@@ -111,12 +110,8 @@ def label_of(configuration: str) -> str:
 
 
 def tuning_beside(run: Run) -> Tuning | None:
-    """What tuning found for a run, from the folder ``tuning`` in its own; None where nothing was tuned.
-
-    Raises: DataError if a file in it is damaged.
-    """
-    folder = run.folder / "tuning"
-    return tuning_of(load(folder)) if any(trial_dirs(folder)) else None
+    """What tuning found for a run; None where nothing was tuned."""
+    return None if run.tuning is None else tuning_of(run.tuning)
 
 
 def tuning_of(run: Run) -> Tuning:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from paceline.cards import WORKLOADS, Target
 from paceline.data.catalog import dataset_digest, find_first
-from paceline.errors import UsageError
-from paceline.records import read_json
+from paceline.errors import PacelineError, UsageError
+from paceline.job import PARENT_VARIABLE
 from paceline.study import Study
 from paceline.study_tables import WorkloadEntry
 from paceline.trial import WorkloadFacts
@@ -21,7 +21,8 @@ from paceline.trial import WorkloadFacts
 def workload_facts(study: Study, data_dir: Path | None) -> dict[str, WorkloadFacts]:
     """Facts of every workload of a study, by label.
 
-    Raises: DataError if its data is missing; UsageError if a workload from outside cannot be built.
+    Raises: DataError if its data is missing; UsageError if a workload from outside cannot be built; PacelineError if
+        the process was killed that was to build it.
     """
     built_in = {label: entry for label, entry in study.workloads.items() if entry.name in WORKLOADS}
     outside = {label: entry for label, entry in study.workloads.items() if entry.name not in WORKLOADS}
@@ -55,15 +56,20 @@ def _of_outside(entries: dict[str, WorkloadEntry], data_dir: Path | None) -> dic
         "data_dir": None if data_dir is None else str(data_dir),
         "workloads": {label: entry.model_dump() for label, entry in entries.items()},
     }
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "workloads.json"
-        path.write_text(json.dumps(asked))
-        done = subprocess.run(
-            [sys.executable, "-m", "paceline.train.describe", str(path)], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise UsageError(f"workloads {', '.join(entries)} cannot be built:\n{done.stderr.strip()[-2000:]}")
-        answers: dict[str, dict[str, Any]] = read_json(path)
+    done = subprocess.run(
+        [sys.executable, "-m", "paceline.train.describe"],
+        input=json.dumps(asked),
+        env=os.environ | {PARENT_VARIABLE: str(os.getpid())},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode < 0:
+        killed = f"the process that was to build the workloads {', '.join(entries)} was ended by signal"
+        raise PacelineError(f"{killed} {-done.returncode}: killed, or out of memory? Run the same command again")
+    if done.returncode:
+        raise UsageError(f"workloads {', '.join(entries)} cannot be built:\n{done.stderr.strip()[-2000:]}")
+    answers: dict[str, dict[str, Any]] = json.loads(done.stdout)
     return {
         label: WorkloadFacts(
             dataset=answer["dataset"], data_digest=answer["data_digest"], target=Target(**answer["target"])

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
-from paceline.cluster import THIS_HOST, Cluster
 from paceline.errors import DataError, PacelineError, UsageError
 from paceline.launch.supervisor import identity, is_alive
-from paceline.records import read_json, trial_dirs, write_json
+from paceline.records import read_json, trial_dirs, write_json, write_versioned
 from paceline.study import Study
 from paceline.trial import Trial, as_json
+
+LOCK_PATIENCE_S = 5.0  # with a lock that nobody who lives is known to have
+LOCK_POLL_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,11 @@ class Holder:
     start: str
     host: str
     since: float
+
+    def in_words(self) -> str:
+        """Such as: process 12 on node1 since 2026-01-31 12:00:00."""
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"process {self.pid} on {self.host} since {since}"
 
 
 @contextmanager
@@ -43,20 +49,40 @@ def hold(run_dir: Path) -> Iterator[None]:
     holder = run_dir / ".holder"
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(run_dir / ".lock").acquire(blocking=False), _sigterm_interrupts():
+        with _locked(run_dir), _sigterm_interrupts():
             _refuse_strangers(run_dir)
             write_json(holder, identity(os.getpid()) | {"since": time.time()})
             try:
                 yield
             finally:
                 holder.unlink(missing_ok=True)
-    except Timeout as error:
-        raise is_held(run_dir, holder_of(run_dir)) from error
     except OSError as error:
         raise PacelineError(
             f"run folder {run_dir} cannot be used: {error.strerror or error} ({error.filename}); "
             "choose another by --runs DIR, or make room"
         ) from error
+
+
+@contextmanager
+def _locked(run_dir: Path) -> Iterator[None]:
+    """Have the lock of a folder. A killed process lets go of it a little later: its threads die one after another.
+
+    Raises: UsageError if another process has it.
+    """
+    lock, deadline = FileLock(run_dir / ".lock"), time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            lock.acquire(blocking=False)
+            break
+        except Timeout as error:
+            holder = holder_of(run_dir)
+            if holder is not None or time.monotonic() > deadline:
+                raise is_held(run_dir, holder) from error
+        time.sleep(LOCK_POLL_S)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -70,7 +96,7 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 def is_held(run_dir: Path, holder: Holder | None) -> UsageError:
     """The error that another process runs this study."""
-    who = f"process {holder.pid} on {holder.host}" if holder else "another process"
+    who = holder.in_words() if holder else "another process"
     return UsageError(f"{run_dir} is being run by {who}; wait for it, or stop it: `paceline stop {run_dir}`")
 
 
@@ -107,7 +133,7 @@ def claim(run_dir: Path, study: Study, folder: Path, trials: list[Trial]) -> Non
     """
     _refuse_foreign(folder, trials)
     if not (run_dir / "study.json").exists():
-        write_json(run_dir / "study.json", study.model_dump(mode="json"))
+        write_versioned(run_dir / "study.json", study.model_dump(mode="json"))
 
 
 def lay_out(run_dir: Path, study: Study, trials: list[Trial]) -> None:
@@ -116,29 +142,12 @@ def lay_out(run_dir: Path, study: Study, trials: list[Trial]) -> None:
     Raises: UsageError if it belongs to another study; then nothing is written.
     """
     _refuse_foreign(run_dir, trials)
-    write_json(run_dir / "study.json", study.model_dump(mode="json"))
+    write_versioned(run_dir / "study.json", study.model_dump(mode="json"))
     for trial in trials:
         folder = run_dir / trial.id
         folder.mkdir(exist_ok=True)
         if not (folder / "trial.json").exists():
-            write_json(folder / "trial.json", as_json(trial))
-
-
-def write_cluster(run_dir: Path, cluster: Cluster) -> None:
-    """Remember on which hosts a study runs, for whoever is to watch or stop it from another process."""
-    write_json(run_dir / "cluster.json", cluster.model_dump(mode="json"))
-
-
-def read_cluster(run_dir: Path) -> Cluster:
-    """The hosts on which a study ran last; this machine where none are remembered.
-
-    Raises: DataError if the file is damaged.
-    """
-    path = run_dir / "cluster.json"
-    try:
-        return Cluster.model_validate(read_json(path)) if path.exists() else THIS_HOST
-    except ValidationError as error:
-        raise DataError(f"{path} holds no cluster: {error.errors()[0]['msg']}") from error
+            write_versioned(folder / "trial.json", as_json(trial))
 
 
 def _refuse_strangers(run_dir: Path) -> None:

@@ -14,7 +14,7 @@ from paceline.cluster import Cluster
 from paceline.errors import PacelineError
 from paceline.job import Job, job_path, read_checks, read_trial, stopping
 from paceline.launch.base import Launcher
-from paceline.records import AnyRecord, Checks, Exit, RecordFollower, exit_of, rank_file
+from paceline.records import AnyRecord, Checks, Exit, RecordFollower, exit_of, failures_of, rank_file
 from paceline.trial import Trial
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class Watcher(Protocol):
         """Before the first trial: all trials, and how many are done already."""
 
     def remarked(self, remark: str) -> None:
-        """Something that would spoil a measurement was found after that."""
+        """Something that would spoil a measurement was found after that, or an attempt at a trial failed."""
 
     def recorded(self, trial: Trial, record: AnyRecord) -> None:
         """Rank 0 of a running trial wrote a record."""
@@ -148,10 +148,12 @@ class _Running:
 
     def __init__(self, launcher: Launcher, job: Job, watcher: Watcher) -> None:
         self._launcher, self._watcher, self._folder = launcher, watcher, job.folder
-        trials = [read_trial(job.folder / name) for name in job.trials]
+        trials = [read_trial(job.folder / name) for name in job.open_trials()]  # the others were counted as done
         # before any of them writes
         self._left = [(trial, RecordFollower(rank_file(job.folder / trial.id, 0))) for trial in trials]
-        self._deadline = float("inf")
+        self._num_failures = {trial.id: len(failures_of(job.folder / trial.id)) for trial in trials}
+        are_over = bool(job.trials) and not trials
+        self._deadline = time.monotonic() + EXIT_GRACE_S if are_over else float("inf")
 
     def goes_on(self) -> bool:
         """Pass on what is new; False once the job is over, or its ranks had time to leave after the last trial."""
@@ -162,12 +164,19 @@ class _Running:
             for record in follower.new_records():
                 self._watcher.recorded(trial, record)
             if ended is None:
+                self._tell_failures(trial)
                 break
             self._watcher.ended(trial, ended)
             del self._left[0]
             if not self._left:
                 self._deadline = time.monotonic() + EXIT_GRACE_S
         return not is_gone and time.monotonic() < self._deadline
+
+    def _tell_failures(self, trial: Trial) -> None:
+        """Pass on why attempts at an open trial failed."""
+        for failure in failures_of(self._folder / trial.id)[self._num_failures[trial.id] :]:
+            self._watcher.remarked(f"an attempt at {trial.id} failed: {failure.cause}")
+            self._num_failures[trial.id] += 1
 
 
 def _may_start(job: Job, first: Job) -> bool:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from paceline.analysis.load import load
 from paceline.analysis.tuning import Tuning, tuning_of
-from paceline.cluster import THIS_HOST, Cluster
+from paceline.cluster import THIS_HOST, Cluster, read_cluster, write_cluster
 from paceline.errors import PacelineError, UsageError
 from paceline.job import ChecksWanted, Job, checks_path, network_path, read_checks, stopping
 from paceline.launch.base import Launcher
@@ -19,15 +19,13 @@ from paceline.plan.check import checks_wanted
 from paceline.plan.environment import environment
 from paceline.plan.examine import examine_hosts
 from paceline.plan.facts import remarks_on_targets, workload_facts
-from paceline.plan.folder import hold, lay_out, read_cluster, write_cluster
+from paceline.plan.folder import hold, lay_out
 from paceline.plan.jobs import Silence, Watcher, adopt_jobs, end_jobs, launchers_of, run_jobs, why_it_ended
 from paceline.plan.tune import FOLDER as TUNING_FOLDER
 from paceline.plan.tune import chosen_in_words, first_of_each, tuning_study, tuning_trials
-from paceline.records import Checks, Exit, Status, exit_of, trial_dirs, write_json
+from paceline.records import Checks, Exit, Status, exit_of, failures_path, sweep, trial_dirs, write_versioned
 from paceline.study import Study
 from paceline.trial import Place, Trial, Values, WorkloadFacts, expand
-
-WAITS_FOR_PEERS = 10  # times the heartbeat's time: a rank whose threads live may be slow, or hang
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +154,7 @@ def _tune(setting: Setting, run_dir: Path, watcher: Watcher, *, check: bool) -> 
     Once the study's own trials are laid out, failed ones are not tried again: the choice would change under them.
     """
     if not (run_dir / "study.json").exists():
-        write_json(run_dir / "study.json", setting.study.model_dump(mode="json"))
+        write_versioned(run_dir / "study.json", setting.study.model_dump(mode="json"))
     folder, inner = run_dir / TUNING_FOLDER, tuning_study(setting.study)
     trials = tuning_trials(setting.study, setting.facts, threads_per_rank=setting.threads_per_rank)
     again: Sequence[Status] = () if any(trial_dirs(run_dir)) else ("failed",)
@@ -190,15 +188,17 @@ def run_trials(
     ``wanted`` is checked before, where ``check`` asks for that.
     """
     lay_out(run_dir, study, trials)
-    write_json(run_dir / "environment.json", environment())
+    write_versioned(run_dir / "environment.json", environment())
     watcher.planned(run_dir, trials, len(trials) - len(_left(run_dir, trials, again)), list(remarks))
     _take_up(setting, run_dir, watcher)
+    sweep(run_dir)
     write_cluster(run_dir, setting.cluster)
     if left := _left(run_dir, trials, again):
         if check:
             examine_hosts(setting.cluster, study, run_dir, watcher)
         checks = _checks_left(run_dir, wanted, check=check) if wanted else None
         run_jobs(setting.launchers, _jobs(setting, study, run_dir, left, checks), watcher, detached=setting.detached)
+        sweep(run_dir)
     return RunResult(run_dir=run_dir, trials=trials, exits={trial.id: exit_of(run_dir / trial.id) for trial in trials})
 
 
@@ -268,8 +268,10 @@ def _job(
     setting: Setting, study: Study, run_dir: Path, group: str, trials: list[Trial], checks: ChecksWanted | None
 ) -> Job:
     network_path(run_dir, group).unlink(missing_ok=True)
-    for trial in trials:
-        (run_dir / trial.id / "exit.json").unlink(missing_ok=True)
+    for folder in (run_dir / trial.id for trial in trials):
+        if exit_of(folder) is not None:  # its attempts are counted anew, those of one that was interrupted are not
+            failures_path(folder).unlink(missing_ok=True)
+            (folder / "exit.json").unlink()
     scales = study.scales if checks else [trial.scale for trial in trials]
     return Job(
         run_dir=str(run_dir),
@@ -281,6 +283,9 @@ def _job(
         device=study.device,
         data_dir=None if setting.data_dir is None else str(setting.data_dir.absolute()),
         checks=checks,
+        checkpoint_every=study.checkpoint_every,
+        checkpoints_kept=study.checkpoints_kept,
         heartbeat_timeout_s=setting.cluster.heartbeat_timeout_s,
-        collective_timeout_s=WAITS_FOR_PEERS * setting.cluster.heartbeat_timeout_s,
+        retries=study.retries,
+        collective_timeout_s=setting.cluster.collective_timeout_s,
     )
