@@ -93,9 +93,9 @@ def test_columns_are_a_sequence(tmp_path):
 
 
 def test_scores_and_counts_of_any_kind_survive_in_columns(tmp_path):
-    """Records whose scores have not the same names, and a count beyond 64 bits."""
+    """Records whose scores have not the same names, and the largest count that records may have."""
     first = load(make_run(tmp_path)).results[0].evaluations[0]
-    other = first.model_copy(update={"validation": {"loss": 1.0, "top5_accuracy": 0.5}, "bytes_sent": 2**70})
+    other = first.model_copy(update={"validation": {"loss": 1.0, "top5_accuracy": 0.5}, "bytes_sent": 2**63 - 1})
     gathered = Gathering(Evaluation)
     for record in (first, other):
         gathered.add(record)

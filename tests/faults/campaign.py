@@ -242,10 +242,14 @@ class Round:
             self._expect(process, {0, 1, 130} if how == "attach" else {0, 1})
 
     def _goes_on(self) -> bool:
-        """Whether the ranks of a detached run live on, or came to their end."""
-        time.sleep(1.0)
-        alive = {victim.part for victim in victims(self.folder)}
-        return bool(alive & {"agent", "rank"}) or self._is_over_by_itself()
+        """Whether the ranks of a detached run live on, or came to their end, or nothing had been started yet."""
+        deadline = time.monotonic() + GONE_WITHIN_S
+        while time.monotonic() < deadline:  # an agent is not one from its first moment on
+            alive = {victim.part for victim in victims(self.folder)}
+            if alive & {"agent", "rank"} or self._is_over_by_itself():
+                return True
+            time.sleep(LOOK_S)
+        return not alive and self.account.strikes[-1].phase == "start-up"
 
     def _is_over_by_itself(self) -> bool:
         return num_over(self.run_dir) == NUM_TRIALS or not (self.run_dir / "job.json").exists()

@@ -111,10 +111,7 @@ def _column(annotation: Any, values: Sequence[Any]) -> NDArray[Any] | _Scores:  
             numbers = itertools.chain.from_iterable(scores.values() for scores in values)
             shape = (len(values), len(keys))
             return _Scores(keys, np.fromiter(numbers, np.float64, math.prod(shape)).reshape(shape))
-    try:
-        return np.fromiter(values, _DTYPES.get(annotation, np.object_), len(values))
-    except OverflowError:  # an integer beyond 64 bits: odd, but not to be lost
-        return np.fromiter(values, np.object_, len(values))
+    return np.fromiter(values, _DTYPES.get(annotation, np.object_), len(values))
 
 
 class Gathering(Generic[R]):
