@@ -51,9 +51,8 @@ class Job(BaseModel):
     Hosts that share no files have a run folder each, with a ``job.json`` of its own. Rank ``node * ranks_per_host +
     local`` is on host ``node``; rank 0 writes what is written once. Where ``checks`` are wanted, no trial is run if one
     of them fails. A rank that is silent for longer than ``heartbeat_timeout_s`` ends its trial; hosts that do not
-    come together within ``join_timeout_s``, at first or after a death, end the job. What is said of checkpoints is the
-    study's, and changes no result. A trial that fails is tried again
-    up to ``retries`` times.
+    come together within ``join_timeout_s``, at first or after a death, end the job. A trial that fails is tried again
+    up to ``retries`` times. That and what is said of checkpoints is the study's, and changes no result.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
