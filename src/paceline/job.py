@@ -53,6 +53,8 @@ class Job(BaseModel):
     of them fails. A rank that is silent for longer than ``heartbeat_timeout_s`` ends its trial; hosts that do not
     come together within ``join_timeout_s``, at first or after a death, end the job. A trial that fails is tried again
     up to ``retries`` times. That and what is said of checkpoints is the study's, and changes no result.
+    ``begins_with`` is the folder of a trial, maybe on another number of ranks, whose computation a single trial goes on
+    with.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -73,6 +75,7 @@ class Job(BaseModel):
     heartbeat_timeout_s: float = 60.0
     join_timeout_s: float = 120.0
     retries: int = 0
+    begins_with: str | None = None
 
     @property
     def num_ranks(self) -> int:

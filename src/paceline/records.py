@@ -80,7 +80,8 @@ class Start(Record):
 
     ``chance`` is what a model that ignores its input scores on the validation set at best: the entropy of the labels
     as ``loss``, the share of the commonest one as ``accuracy``; empty on ranks above 0 and where targets are no
-    classes.
+    classes. A trial that goes on with what another one computed, on another number of ranks, ``continues`` that, after
+    ``num_epochs_before``.
     """
 
     kind: Literal["start"] = "start"
@@ -104,6 +105,8 @@ class Start(Record):
     chance: dict[str, float] = {}
     initial_parameters_digest: str
     startup_s: float
+    continues: str = ""
+    num_epochs_before: int = 0
 
 
 class Epoch(Record):

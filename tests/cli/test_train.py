@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from command_line import CommandLine
-from paceline.records import Start, rank_file, read_json, read_records, trial_dirs
+from paceline.records import Epoch, Start, rank_file, read_json, read_records, trial_dirs
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -100,3 +100,28 @@ def test_without_torchrun_the_module_says_what_to_do(paceline):
     done = paceline(*TRIAL, program=(sys.executable, "-m", "paceline.train"))
     assert done.returncode == 2
     assert done.stderr == "paceline: start this by torchrun, or use `paceline train`\n"
+
+
+@pytest.mark.runs
+def test_a_trial_goes_on_at_another_number_of_ranks(trained, tmp_path):
+    """Where it stopped: the second epoch is all that is left."""
+    left = Path(json.loads(trained.second.stdout)["run_dir"])
+    words = ("--epochs", "2", "--ranks", "2", "--set", "threads_per_rank=1", "--json")
+    done = CommandLine(tmp_path)("train", *TRIAL[:4], *TRIAL[6:], *words, "--from", left.parent)
+    assert done.returncode == 0, done.stderr
+    start, *_ = records = read_records(rank_file(Path(json.loads(done.stdout)["run_dir"]), 0))
+    assert (start.continues, start.num_epochs_before) == (left.name, 1)
+    assert [record.epoch for record in records if isinstance(record, Epoch)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("folder", "options", "says"),
+    [(".", (), "holds no trial"), ("nothing", (), "holds no trial"), (".", ("--cluster", "x"), "leave --cluster out")],
+)
+def test_what_there_is_nothing_to_go_on_with_is_refused(paceline, folder, options, says):
+    if options:
+        (paceline.folder / "x").write_text("localhost\n")
+    done = paceline("train", *TRIAL, "--from", folder, *options)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert not list(paceline.folder.glob("runs/*/study.json"))

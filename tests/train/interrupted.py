@@ -37,13 +37,13 @@ class After(Leaving):
 
 
 def run(ranks: Any, *, trial: dict[str, Any], folder: str, leave_after: int = 0, every: str = "auto",
-        kept: int = 2) -> dict[str, Any] | str | None:  # fmt: skip
+        kept: int = 2, begins_with: str | None = None) -> dict[str, Any] | str | None:  # fmt: skip
     """Run a trial, or what is left of it; returns its end record, None if it was left, or why it was refused."""
     asked = Trial.model_validate(trial)
     workload = registry.resolve("workloads", asked.workload_name)(WorkloadRequest.of(asked.workload_entry, None))
     ranks.traffic.bytes_sent = ranks.traffic.num_collectives = 0
     store = PrefixStore(folder, _get_default_store())
-    keeping = Keeping(every=every, kept=kept, store=store)
+    keeping = Keeping(every=every, kept=kept, store=store, begins_with=Path(begins_with) if begins_with else None)
     try:
         end = run_trial(asked, workload, ranks, Path(folder), After(leave_after) if leave_after else None, keeping)
     except PacelineError as error:

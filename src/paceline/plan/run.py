@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -52,6 +52,7 @@ class Setting:
     cluster: Cluster
     launchers: dict[str, Launcher]  # one a group of hosts, by its name
     detached: bool = False
+    begins_with: Path | None = None
 
     @property
     def launcher(self) -> Launcher:
@@ -106,16 +107,19 @@ def run_study(
     check: bool = True,
     cluster: Cluster = THIS_HOST,
     detached: bool = False,
+    begins_with: Path | None = None,
 ) -> RunResult:
     """Run what is left of a study, its tuning first; repeats nothing that is done.
 
     Args:
         check: let the ranks check the study first, unless it was found sound before.
         detached: ranks outlive this process, and what such a process left running is watched to its end.
+        begins_with: folder of a trial, maybe on another number of ranks, that the study's one trial goes on with.
     Raises: UsageError, DataError before anything is started; PacelineError if a check fails, the ranks cannot be kept
         alive, or tuning gives nothing to choose from. KeyboardInterrupt ends all ranks first.
     """
     setting = prepare(study, data_dir=data_dir, cluster=cluster, detached=detached)
+    setting = replace(setting, begins_with=begins_with)
     trials, remarks = setting.trials(), setting.remarks
     run_dir = (runs_dir / study.name).absolute()
     with hold(run_dir):
@@ -287,5 +291,6 @@ def _job(
         checkpoints_kept=study.checkpoints_kept,
         heartbeat_timeout_s=setting.cluster.heartbeat_timeout_s,
         retries=study.retries,
+        begins_with=None if setting.begins_with is None else str(setting.begins_with.absolute()),
         collective_timeout_s=setting.cluster.collective_timeout_s,
     )

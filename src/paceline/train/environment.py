@@ -29,8 +29,10 @@ def start_record(
     *,
     initial_parameters_digest: str,
     startup_s: float,
+    continues: str = "",
+    num_epochs_before: int = 0,
 ) -> Start:
-    """The record with which a rank begins a trial."""
+    """The record with which a rank begins a trial, or goes on."""
     return Start(
         trial=trial.id,
         rank=ranks.rank,
@@ -51,6 +53,8 @@ def start_record(
         chance=chance_level(workload) if ranks.rank == 0 else {},
         initial_parameters_digest=initial_parameters_digest,
         startup_s=startup_s,
+        continues=continues,
+        num_epochs_before=num_epochs_before,
     )
 
 

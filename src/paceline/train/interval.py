@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch.distributed.distributed_c10d import Store
 
@@ -19,11 +20,15 @@ LONGEST_S = 600.0  # between two checkpoints, where that is left to us and epoch
 
 @dataclass(frozen=True, kw_only=True)
 class Keeping:
-    """What a study says of checkpoints; ``store``, by which several ranks agree within epochs: None, they do not."""
+    """What a study says of checkpoints; ``store``, by which several ranks agree within epochs: None, they do not.
+
+    ``begins_with`` is the folder of another trial, with whose newest checkpoint a trial begins that has none.
+    """
 
     every: str = "auto"
     kept: int = 2
     store: Store | None = None
+    begins_with: Path | None = None
 
 
 class Interval:

@@ -22,13 +22,14 @@ from torch.optim import Optimizer
 from paceline import registry
 from paceline.data.order import epoch_permutation, indices_digest, rank_part, update_slices
 from paceline.errors import DivergedError, UsageError
-from paceline.records import End, Epoch, Evaluation, RecordFile, Resumed, Status, rank_file, read_records
+from paceline.records import End, Epoch, Evaluation, RecordFile, Resumed, Start, Status, rank_file, read_records
 from paceline.strategies.base import OPTIMIZER, Strategy
 from paceline.strategies.ranks import Ranks
 from paceline.strategy_cards import strategy_card
 from paceline.train import checkpoint
 from paceline.train.clock import DATA, Clock, Totals
 from paceline.train.digest import parameters_digest
+from paceline.train.elsewhere import go_on_with
 from paceline.train.environment import peak_memory_bytes, reset_peak_memory, start_record
 from paceline.train.evaluate import Scores, evaluate
 from paceline.train.interval import Interval, Keeping
@@ -160,6 +161,10 @@ class Training:
         """Go on from a checkpoint if there is one; make the discarded passes; write the start record."""
         most_epochs = self._num_recorded_epochs()
         found = self.ranks.from_first(lambda: checkpoint.newest(self.trial_dir, most_epochs=most_epochs))
+        before = None
+        if found is None and (folder := self.keeping.begins_with):
+            before = self.ranks.from_first(lambda: go_on_with(folder, self.trial))
+            found = before.newest
         if found is not None:
             restore(self, found)
         if self.records.has_records:
@@ -175,6 +180,8 @@ class Training:
                 self.model,
                 initial_parameters_digest=self.initial_digest,
                 startup_s=time.perf_counter() - began,
+                continues=before.trial.id if before else "",
+                num_epochs_before=self.progress.epoch if before else 0,
             )
         )
         self.ranks.barrier()  # rank 0 may have looked through the validation labels: not on the others' clocks
@@ -182,7 +189,8 @@ class Training:
     def _num_recorded_epochs(self) -> int:
         """Of how many epochs every rank still has its records: what a checkpoint vouches for may be lost since."""
         records = read_records(rank_file(self.trial_dir, self.ranks.rank))
-        own = sum(isinstance(record, Epoch) for record in records)
+        elsewhere = max((record.num_epochs_before for record in records if isinstance(record, Start)), default=0)
+        own = elsewhere + sum(isinstance(record, Epoch) for record in records)
         return -int(self.ranks.maximum(torch.tensor(-own, device=self.ranks.device)))
 
     def run(self) -> tuple[Status, str, dict[str, float]] | None:

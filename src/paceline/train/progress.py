@@ -70,10 +70,11 @@ def generators(device: torch.device) -> dict[str, Any]:
 
 def set_generators(states: dict[str, Any], device: torch.device) -> None:
     """The reverse of ``generators``; those that are missing stay as they are."""
-    first, *others = states["torch"]
-    torch.set_rng_state(first)
-    for state in others:
-        torch.cuda.set_rng_state(state, device)
+    if "torch" in states:
+        first, *others = states["torch"]
+        torch.set_rng_state(first)
+        for state in others:
+            torch.cuda.set_rng_state(state, device)
     if "python" in states:
         version, words, next_gauss = states["python"]
         random.setstate((version, tuple(words.tolist()), next_gauss))

@@ -129,7 +129,12 @@ def _run_job(job: Job, device: torch.device, store: Store, heartbeat: Heartbeat,
         network.measure(job, groups, dist.get_rank())
     if job.checks is not None and not _may_begin(job, job.checks, checked, groups, store):
         return
-    keeping = Keeping(every=job.checkpoint_every, kept=job.checkpoints_kept, store=store)
+    keeping = Keeping(
+        every=job.checkpoint_every,
+        kept=job.checkpoints_kept,
+        store=store,
+        begins_with=Path(job.begins_with) if job.begins_with else None,
+    )
     number = 0
     while leaving.goes_on(number, len(trials)):
         trial = trials[number]
