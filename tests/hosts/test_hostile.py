@@ -25,6 +25,7 @@ STUDY = """
 name = "{name}"
 seeds = [0]
 aa_pair = false
+retries = 0
 scales = ["2x1"]
 max_epochs = {max_epochs}
 threads_per_rank = 1

@@ -23,6 +23,7 @@ STUDY = """
 name = "nodes"
 seeds = {seeds}
 aa_pair = false
+retries = 0
 scales = ["{scale}"]
 max_epochs = {max_epochs}
 threads_per_rank = 1

@@ -19,6 +19,7 @@ STUDY = """
 name = "{name}"
 seeds = [0]
 aa_pair = false
+retries = 0
 scales = {scales}
 max_epochs = {max_epochs}
 threads_per_rank = 1

@@ -180,7 +180,7 @@ def test_hosts_that_have_torch_but_neither_paceline_nor_the_data_are_given_both(
 
 def test_a_killed_rank_is_named_and_the_same_command_tries_again(cluster):
     study = cluster.study(max_epochs=60)
-    process = cluster.start(study)
+    process = cluster.start(study, "--set", "retries=0")
     cluster.wait_for_epochs("2x1", 2, process)
     os.kill(cluster.pid_of("2x1", 1), signal.SIGKILL)
     done = cluster.command.finish(process, deadline_s=120)
