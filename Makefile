@@ -41,7 +41,7 @@ test-hosts: $(VENV)/.installed-dev
 	$(BIN)/pytest -m hosts -n 2 --dist worksteal --session-timeout=720 tests/hosts
 
 test-faults: $(VENV)/.installed-dev
-	$(BIN)/pytest -m faults --session-timeout=480 tests/faults
+	$(BIN)/pytest -m faults --session-timeout=660 tests/faults
 
 fuzz: $(VENV)/.installed-dev
 	FUZZ_MINUTES=$${FUZZ_MINUTES:-5} $(BIN)/pytest tests/fuzz

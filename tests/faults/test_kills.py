@@ -16,7 +16,7 @@ pytestmark = [
 ]
 
 SEED = int(os.environ.get("FAULTS_SEED") or random.SystemRandom().randrange(2**31))
-MINUTES = float(os.environ.get("FAULTS_MINUTES") or 2.0)
+MINUTES = float(os.environ.get("FAULTS_MINUTES") or 1.0)
 
 
 @pytest.mark.timeout(60 * MINUTES + 180)  # the last rounds are let end
