@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +44,10 @@ def read_only(folder: Path) -> Iterator[None]:
     """Nothing below ``folder`` can be made, removed or opened for writing; what is open goes on."""
     subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
     try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        deadline = time.monotonic() + 20
+        while subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=False).returncode:
+            assert time.monotonic() < deadline, "somebody writes there all the time"
+            time.sleep(0.01)  # busy, while a write is under way
         yield
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)

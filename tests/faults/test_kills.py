@@ -28,4 +28,4 @@ def test_a_study_that_is_killed_at_random_ends_as_if_nothing_had_happened(tmp_pa
         campaign.run()
         print(campaign.table())  # noqa: T201
     assert campaign.flaws == []
-    assert campaign.num_kills > 5 * MINUTES, "the campaign is not worth its name"
+    assert campaign.num_kills > 2 * MINUTES, "the campaign is not worth its name"

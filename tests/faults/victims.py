@@ -65,10 +65,11 @@ def running_trial(run_dir: Path) -> str | None:
 def writes_checkpoint(run_dir: Path) -> bool:
     """Whether a checkpoint is being written aside."""
     name = running_trial(run_dir)
+    if name is None:
+        return False
     try:
-        return name is not None and any(
-            entry.name.startswith(".update-") for entry in os.scandir(run_dir / name / "checkpoints")
-        )
+        with os.scandir(run_dir / name / "checkpoints") as entries:
+            return any(entry.name.startswith(".update-") for entry in entries)
     except FileNotFoundError:
         return False
 
