@@ -61,7 +61,7 @@ def test_no_shell_obeys_what_paths_say(hosts: Bed, tmp_path: Path) -> None:
     for file in EMBEDDED.glob("*.gz"):
         shutil.copy(file, place / "data" / "mnist")
     shutil.copy(hosts.ssh_config, place / "ssh config")
-    kept = f"{HOSTILE}/kept"
+    kept = f"{HOSTILE}/kept".replace("\n", " ")  # a cluster file names nothing that cannot be printed
     for name, data_dir in (("sent", {}), ("there", {"data_dir": f"{hosts.user_home}/{kept}/data"})):
         (place / "study.toml").write_text(STUDY.format(name=name, max_epochs=1, dataset="mnist"))
         cluster = write_cluster(place / "cluster.toml", folder=f"~/{kept}", ssh_config="ssh config", **data_dir)
