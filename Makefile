@@ -40,8 +40,9 @@ test-runs: $(VENV)/.installed-dev
 test-hosts: $(VENV)/.installed-dev
 	$(BIN)/pytest -m hosts -n 2 --dist worksteal --session-timeout=720 tests/hosts
 
+# A module is one worker's: its tests share a run. Much of it is waiting, too.
 test-faults: $(VENV)/.installed-dev
-	$(BIN)/pytest -m faults --session-timeout=660 tests/faults
+	$(BIN)/pytest -m faults -n 2 --dist loadfile --session-timeout=660 tests/faults
 
 fuzz: $(VENV)/.installed-dev
 	FUZZ_MINUTES=$${FUZZ_MINUTES:-5} $(BIN)/pytest tests/fuzz
