@@ -27,6 +27,7 @@ from pathlib import Path
 from command_line import PACELINE, CommandLine
 from faults.proof import Results, Untouched, results_of, stray_files, untrue_causes
 from faults.victims import PARTS, PHASES, Phase, Victim, num_over, phase, victims, writes_checkpoint
+from paceline.job import Job
 from paceline.records import exit_of, failures_of, trial_dirs
 from ranks import processes_naming, wait_until_gone
 
@@ -249,7 +250,12 @@ class Round:
             if alive & {"agent", "rank"} or self._is_over_by_itself():
                 return True
             time.sleep(LOOK_S)
-        return not alive and self.account.strikes[-1].phase == "start-up"
+        return not alive and not self._had_started()
+
+    def _had_started(self) -> bool:
+        """Whether the job at hand has had an agent: between writing down a job and starting it, there is none."""
+        state = self.run_dir / "control" / "agent" / "state.json"
+        return state.exists() and Job.read(self.run_dir / "job.json").id in state.read_text()
 
     def _is_over_by_itself(self) -> bool:
         return num_over(self.run_dir) == NUM_TRIALS or not (self.run_dir / "job.json").exists()
