@@ -1,7 +1,7 @@
 # make demo    install into .venv, run the demonstration study, print its table and where the report is
 # make test    install with the dev extra; linters, types, import contracts, tests
 # make test-runs    whole runs by several agents, over ssh on this machine, or out of their shell (27 minutes at most)
-# make test-hosts   what happens between hosts, on a bed of four that it makes (root, Linux; 12 minutes at most)
+# make test-hosts   what happens between hosts, on a bed of four that it makes (root, Linux; 15 minutes at most)
 # make test-faults  kills at random moments, full disks, damaged files (6 minutes; FAULTS_SEED, FAULTS_MINUTES)
 # make fuzz    hostile input for every reader (FUZZ_MINUTES, 5 if not given)
 # make soak    500 trials in one process tree: nothing may grow (6 minutes)
@@ -38,7 +38,7 @@ test-runs: $(VENV)/.installed-dev
 
 # Two beds side by side: much of it is waiting.
 test-hosts: $(VENV)/.installed-dev
-	$(BIN)/pytest -m hosts -n 2 --dist worksteal --session-timeout=720 tests/hosts
+	$(BIN)/pytest -m hosts -n 2 --dist worksteal --session-timeout=900 tests/hosts
 
 # A module is one worker's: its tests share a run. Much of it is waiting, too.
 test-faults: $(VENV)/.installed-dev
