@@ -18,7 +18,7 @@ from typing import IO, Any
 import torch
 
 from paceline.errors import DataError, PacelineError
-from paceline.records import write_atomically
+from paceline.records import sweep, write_atomically
 from paceline.train.archive import refuse_bomb
 
 SCHEMA_VERSION = 3  # 1 had no state of each rank, only whole epochs; 2 had no generators but torch's
@@ -43,7 +43,7 @@ def save(trial_dir: Path, state: Mapping[str, Any], *, num_updates: int, kept: i
     aside = folder / f".{path.name}.{os.getpid()}"
     try:
         folder.mkdir(exist_ok=True)
-        _drop_unfinished(folder)
+        sweep(folder)
         write_atomically(_digest_path(path), _write(aside, {"schema_version": SCHEMA_VERSION, **state}).encode())
         aside.replace(path)
         _flush(folder)
@@ -156,13 +156,6 @@ def _load(path: Path) -> dict[str, Any]:
             f"{path} has schema version {version}, this paceline reads up to {SCHEMA_VERSION}: upgrade paceline"
         )
     return dict(state)
-
-
-def _drop_unfinished(folder: Path) -> None:
-    """What a process left that was killed while it wrote."""
-    for path in folder.glob(".update-*"):
-        if path.suffix[1:].isdigit():
-            path.unlink()
 
 
 def _drop_old(newest: Path, kept: int) -> None:
